@@ -1,0 +1,64 @@
+"""Everything that can go wrong with an adapter, as types that hold their data.
+
+StoreError
+├── AdapterRefused          the bytes cannot be an adapter for this base; `reasons` says why
+│   └── AdapterTooLarge     a byte or entry limit was exceeded
+├── InvalidName             a name or reference that does not follow the grammar
+├── AdapterNotFound         no such name, version or digest
+├── NameConflict            the name belongs to something else
+└── BlobCorrupt             stored bytes do not have the digest that names them
+"""
+
+from collections.abc import Sequence
+
+
+class StoreError(Exception):
+    """Base class of every error of this package."""
+
+
+class AdapterRefused(StoreError):
+    """The upload is not an adapter that this base can use. `reasons` names each field and value."""
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        self.reasons = tuple(reasons)
+        super().__init__("; ".join(self.reasons))
+
+
+class AdapterTooLarge(AdapterRefused):
+    """`what` (bytes, entries, layers) is `found`, more than `limit`."""
+
+    def __init__(self, what: str, found: int, limit: int) -> None:
+        self.what, self.found, self.limit = what, found, limit
+        super().__init__([f"{what}: {found} is more than the limit of {limit}"])
+
+
+class InvalidName(StoreError):
+    """`field` holds `value`, which is not of the form `expected`."""
+
+    def __init__(self, field: str, value: str, expected: str) -> None:
+        self.field, self.value, self.expected = field, value, expected
+        super().__init__(f"{field} {value!r} is not of the form {expected}")
+
+
+class AdapterNotFound(StoreError):
+    """No adapter answers to `reference`."""
+
+    def __init__(self, reference: str) -> None:
+        self.reference = reference
+        super().__init__(f"The adapter {reference!r} does not exist.")
+
+
+class NameConflict(StoreError):
+    """`name` cannot be given to an adapter, because it is `owner`."""
+
+    def __init__(self, name: str, owner: str) -> None:
+        self.name, self.owner = name, owner
+        super().__init__(f"name {name!r} is taken: it is {owner}")
+
+
+class BlobCorrupt(StoreError):
+    """The bytes stored for `digest` hash to `found`."""
+
+    def __init__(self, digest: str, found: str) -> None:
+        self.digest, self.found = digest, found
+        super().__init__(f"stored adapter {digest} is corrupt: its bytes have digest {found}")

@@ -1,0 +1,1 @@
+"""Other libraries' adapter files, read exactly or refused by name."""

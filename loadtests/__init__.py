@@ -1,0 +1,1 @@
+"""Benchmarks that speak HTTP to a running server; both sides in one go, ratios printed."""

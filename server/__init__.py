@@ -1,0 +1,1 @@
+"""Answers requests: HTTP in, tokens out. Read from the wire down: api, engine, model, adapters, kernels."""

@@ -1,0 +1,1 @@
+"""The wire: schemas, routes, streams. Domain objects below, JSON above."""

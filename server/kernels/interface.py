@@ -1,0 +1,92 @@
+"""The law of the kernels: what a forward pass asks for, in plain tensors.
+
+`reference.py` is the specification; a faster implementation gives the same numbers within the
+tolerance of the test that runs both. Symbols: T tokens in the step, S sequences, H query heads,
+K key/value heads, D head size, P pages, L tokens per page.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from adapters_store.adapter import WeightDelta
+
+
+class Operand(Protocol):
+    """One weight delta or bias in the layout that an implementation of `Kernels` multiplies."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes held on the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaBatch:
+    """Which deltas change which tokens of one linear layer: (token, adapter, coefficient) pairs.
+
+    Pairs are grouped by adapter. Segment i is `tokens[offsets[i]:offsets[i + 1]]`, ascending, and
+    is changed by the operands `operands[i]` (none where that adapter leaves this layer alone).
+    Segments come in the order of the adapters' digests, so that a token's own deltas are always
+    added in the same order, whatever else is in the step.
+    """
+
+    operands: Sequence[Sequence[Operand]]  # [num_segments][num_operands of this layer]
+    offsets: Sequence[int]  # [num_segments + 1]
+    tokens: Tensor  # [num_pairs] int64, rows of the step
+    coefficients: Tensor  # [num_pairs] fp32, of this layer
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionBatch:
+    """Where the step's sequences lie, in the step and in the paged cache."""
+
+    query_offsets: Sequence[int]  # [S + 1], rows of the step that belong to each sequence
+    context_lengths: Sequence[int]  # [S], tokens of each sequence after this step
+    block_tables: Tensor  # [S, max pages] int64 page ids, in order
+    slots: Tensor  # [T] int64: page * L + offset, where each token's key and value go
+
+
+class Kernels(Protocol):
+    """The operations of a forward pass. Outputs are new tensors in the dtype of `x`."""
+
+    def operand(self, delta: WeightDelta) -> Operand:
+        """Lay out `delta` for `linear`, on the device, once, when an adapter becomes resident."""
+
+    def embed(self, token_ids: Tensor, weight: Tensor) -> Tensor:
+        """Rows of `weight [vocab, hidden]`: `[T, hidden]`."""
+
+    def linear(self, x: Tensor, weight: Tensor, deltas: DeltaBatch | None) -> Tensor:
+        """`x @ weight.T` plus every pair's `coefficient * scale * (D @ x)`: `[T, out]`.
+
+        The delta products are summed in fp32 onto the fp32 product, before the one rounding to
+        the dtype of `x`. Rows without pairs are what they are without `deltas`.
+        """
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Root-mean-square norm over the last dimension, in fp32."""
+
+    def silu_gate(self, gate_up: Tensor) -> Tensor:
+        """`silu(gate) * up` of `[T, 2 * n]` holding gate, then up: `[T, n]`."""
+
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """RoPE on the first `cos.shape[-1]` of D dimensions, rotate-half form; x `[T, heads, D]`."""
+
+    def write_cache(self, cache: Tensor, slots: Tensor, rows: Tensor) -> None:
+        """`cache.view(P * L, K, D)[slots] = rows`; rows `[T, K, D]`."""
+
+    def attention(
+        self,
+        query: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        batch: AttentionBatch,
+        *,
+        scale: float,
+        sliding_window: int | None,
+    ) -> Tensor:
+        """Causal attention of `query [T, H, D]` over the paged cache `[P, L, K, D]`: `[T, H, D]`.
+
+        Token i of a sequence sees token j where `j <= i` and, with a window w, `j > i - w`.
+        """
