@@ -6,13 +6,15 @@ Digests depend on values and layout only: never on file names, metadata, devices
 """
 
 import hashlib
-import json
-import struct
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from adapters_store.canonical import canonical_json as canonical_json
+from adapters_store.canonical import fp32_hex as fp32_hex
+from adapters_store.canonical import sha256_of
 
 ADAPTER_FORMAT = "intarsia-adapter/1"
 BASE_FORMAT = "intarsia-base/1"
@@ -27,17 +29,6 @@ DTYPE_NAMES: Mapping[torch.dtype, str] = {
 }
 
 
-def canonical_json(value: Any) -> bytes:
-    """The one encoding of `value`: sorted keys, no spaces, ASCII, no NaN or infinity."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return text.encode("ascii")
-
-
-def fp32_hex(value: float) -> str:
-    """`value` rounded to fp32, as the 8 hex digits of its big-endian bits."""
-    return struct.pack(">f", value).hex()
-
-
 def base_layer_digest(weight: Tensor) -> str:
     """Digest of one base matrix `[out, in]`, over its values widened to fp32.
 
@@ -45,7 +36,7 @@ def base_layer_digest(weight: Tensor) -> str:
     """
     hasher = _frame({"format": BASE_FORMAT, "shape": list(weight.shape)})
     for rows in weight.split(ROWS_PER_CHUNK):
-        hasher.update(_raw_bytes(rows.to(torch.float32)))
+        hasher.update(raw_bytes(rows.to(torch.float32)))
     return _finish(hasher)
 
 
@@ -56,23 +47,24 @@ def delta_digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> st
     }
     hasher = _frame({**header, "format": ADAPTER_FORMAT, "tensors": described})
     for name in sorted(tensors):
-        hasher.update(_raw_bytes(tensors[name]))
+        hasher.update(raw_bytes(tensors[name]))
     return _finish(hasher)
 
 
 def adapter_digest(base: Mapping[str, str], deltas: Iterable[tuple[str, str, str]]) -> str:
     """Root digest: the base digest of every touched layer and (layer, kind, digest) per delta."""
     root = {"format": ADAPTER_FORMAT, "base": dict(base), "deltas": sorted(map(list, deltas))}
-    return _finish(hashlib.sha256(canonical_json(root)))
+    return sha256_of(root)
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """The tensor's values, row-major, as bytes."""
+    flat = tensor.detach().cpu().contiguous().view(-1)
+    return memoryview(flat.view(torch.uint8).numpy())
 
 
 def _frame(header: Mapping[str, Any]) -> "hashlib._Hash":
     return hashlib.sha256(canonical_json(header) + b"\0")
-
-
-def _raw_bytes(tensor: Tensor) -> memoryview:
-    flat = tensor.detach().cpu().contiguous().view(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
 
 
 def _finish(hasher: "hashlib._Hash") -> str:

@@ -1,0 +1,103 @@
+"""A scheduled batch as tensors: the step to compute, and the rows whose logits count."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+
+from server.adapters.composition import Composition
+from server.adapters.delta import ResidentAdapter, TokenPairs, pair_tokens
+from server.engine.scheduler import ScheduledBatch, ScheduledSequence
+from server.kernels.interface import AttentionBatch
+from server.model.step import Step
+
+FindAdapter = Callable[[str], ResidentAdapter]
+ComposedRows = tuple[int, int, list[tuple[ResidentAdapter, float]]]  # first row, rows, members
+
+
+def build_step(
+    batch: ScheduledBatch, page_size: int, find_adapter: FindAdapter, device: torch.device
+) -> Step:
+    """Concatenate the batch's chunks; `find_adapter` gives a digest's resident adapter."""
+    positions = torch.tensor([p for e in batch.entries for p in range(e.start, e.end)])
+    tokens = torch.tensor([t for e in batch.entries for t in e.sequence.tokens[e.start : e.end]])
+    lengths = torch.tensor([entry.num_tokens for entry in batch.entries])
+    regimes = torch.tensor([entry.sequence.rope_regime for entry in batch.entries])
+    return Step(
+        token_ids=tokens.to(device),
+        positions=positions.to(device),
+        rope_regimes=regimes.repeat_interleave(lengths).to(device),
+        attention=_attention(batch, page_size, device),
+        pairs=_pairs(batch, find_adapter, device),
+    )
+
+
+def _attention(batch: ScheduledBatch, page_size: int, device: torch.device) -> AttentionBatch:
+    widest = max(len(entry.sequence.pages) for entry in batch.entries)
+    tables = torch.zeros(len(batch.entries), widest, dtype=torch.long)
+    slots = []
+    for row, entry in enumerate(batch.entries):
+        table = torch.tensor(entry.sequence.pages)
+        tables[row, : len(table)] = table
+        places = torch.arange(entry.start, entry.end)
+        slots.append(table[places // page_size] * page_size + places % page_size)
+    return AttentionBatch(
+        query_offsets=_offsets(batch),
+        context_lengths=[entry.end for entry in batch.entries],
+        block_tables=tables.to(device),
+        slots=torch.cat(slots).to(device),
+    )
+
+
+def _offsets(batch: ScheduledBatch) -> list[int]:
+    return list(accumulate((entry.num_tokens for entry in batch.entries), initial=0))
+
+
+def _pairs(
+    batch: ScheduledBatch, find_adapter: FindAdapter, device: torch.device
+) -> TokenPairs | None:
+    def composed_rows() -> Iterator[ComposedRows]:
+        for first, entry in zip(_offsets(batch), batch.entries, strict=False):
+            row = first
+            for length, composition in entry.sequence.composition_runs(entry.start, entry.end):
+                yield row, length, _members(composition, find_adapter)
+                row += length
+
+    return pair_tokens(list(composed_rows()), device)
+
+
+def _members(
+    composition: Composition, find_adapter: FindAdapter
+) -> list[tuple[ResidentAdapter, float]]:
+    return [(find_adapter(digest), coefficient) for digest, coefficient in composition.members]
+
+
+@dataclass(frozen=True, slots=True)
+class LogitRow:
+    """One row of the step whose logits are needed: to sample, or to score the next prompt token."""
+
+    entry: ScheduledSequence
+    row: int  # of the step
+    position: int  # of the token in its sequence
+    samples: bool
+
+
+def logit_rows(batch: ScheduledBatch) -> list[LogitRow]:
+    """Rows that need logits, in order."""
+    offsets = _offsets(batch)
+    return [
+        LogitRow(entry, first + position - entry.start, position, samples)
+        for first, entry in zip(offsets, batch.entries, strict=False)
+        for position, samples in _logit_positions(entry)
+    ]
+
+
+def _logit_positions(entry: ScheduledSequence) -> Iterable[tuple[int, bool]]:
+    sequence = entry.sequence
+    if sequence.wants_prompt_logprobs:
+        known = len(sequence.prompt_logprobs)
+        last = min(entry.end, sequence.num_prompt - 1)
+        yield from ((position, False) for position in range(max(entry.start, known), last))
+    if entry.samples:
+        yield entry.end - 1, True

@@ -1,0 +1,27 @@
+"""What the engine is told at start. Frozen; knows nothing of the environment or of flags."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Sizes of the engine. `num_pages * page_size` must hold one sequence of `max_model_len`."""
+
+    max_model_len: int  # tokens of one sequence, prompt and output
+    num_pages: int  # pages of the KV cache
+    page_size: int = 16  # tokens per page
+    max_num_seqs: int = 64  # sequences in one step
+    max_num_batched_tokens: int = 512  # tokens in one step
+    max_queued_requests: int = 1024  # requests that may wait
+    rope_boundary: int | None = None  # longest sequence of the short RoPE regime (longrope)
+    numerics: str = "fp32"  # numerics class of this server, part of every page's key
+
+    def __post_init__(self) -> None:
+        assert self.page_size > 0
+        assert self.max_num_seqs > 0
+        assert self.max_num_batched_tokens > 0
+        assert self.max_model_len <= self.num_pages * self.page_size, "one sequence must fit"
+
+    def rope_regime(self, num_tokens: int) -> int:
+        """RoPE regime of a sequence that is `num_tokens` long: 0 short, 1 long."""
+        return int(self.rope_boundary is not None and num_tokens > self.rope_boundary)

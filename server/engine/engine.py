@@ -1,0 +1,231 @@
+"""step(): schedule -> run -> collect. Single-threaded; `loop.py` owns the thread.
+
+Every added request ends exactly once, with a SequenceOutput that carries a finish reason.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from server.engine.config import EngineConfig
+from server.engine.detokenizer import Decode, Detokenizer
+from server.engine.errors import StepFailed
+from server.engine.runner import EntryResult, Runner
+from server.engine.sampler import SampledToken
+from server.engine.sampling_params import SamplingParams
+from server.engine.scheduler import ScheduledBatch, Scheduler
+from server.engine.sequence import FinishReason, GenerationRequest, Sequence, TokenLogprobs
+from server.engine.stats import EngineStats
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceOutput:
+    """What is new about one request since its last output."""
+
+    request_id: str
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()  # of `token_ids`, where asked for
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # of prompt tokens 1.., with the first output
+    num_cached: int = 0  # prompt tokens found in the prefix cache
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None  # the stop token or string that ended it
+    error: Exception | None = None
+
+
+@dataclass(slots=True)
+class _Tracked:
+    """A live sequence with its text."""
+
+    sequence: Sequence
+    detokenizer: Detokenizer
+    has_output: bool = False  # whether the prompt's own results were given out
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    reason: FinishReason
+    stop_reason: int | str | None = None
+
+
+@dataclass(slots=True)
+class _Totals:
+    generation_tokens: int = 0
+    finished: Counter[FinishReason] = field(default_factory=Counter)
+
+
+class Engine:
+    """Requests in, outputs out. `decode` turns token ids into text."""
+
+    def __init__(
+        self, config: EngineConfig, runner: Runner, decode: Decode, eos_token_ids: frozenset[int]
+    ) -> None:
+        self.config = config
+        self.scheduler = Scheduler(config)
+        self._runner = runner
+        self._decode = decode
+        self._eos_token_ids = eos_token_ids
+        self._live: dict[str, _Tracked] = {}
+        self._totals = _Totals()
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work
+
+    def add(self, request: GenerationRequest) -> None:
+        """Accept a request. Raises QueueFull; nothing is kept then."""
+        assert request.request_id not in self._live, f"{request.request_id} is live already"
+        sequence = Sequence.start(request)
+        self.scheduler.add(sequence)
+        prompt = request.prompt_token_ids
+        detokenizer = Detokenizer.start(self._decode, request.sampling, prompt)
+        self._live[request.request_id] = _Tracked(sequence, detokenizer)
+
+    def abort(self, request_id: str) -> SequenceOutput | None:
+        """End a request now; None where it has ended already."""
+        if (tracked := self._live.get(request_id)) is None:
+            return None
+        return self._end(tracked, SequenceOutput(request_id), FinishReason.ABORT)
+
+    def step(self) -> list[SequenceOutput]:
+        """Compute one batch; the outputs of every request that moved."""
+        batch = self.scheduler.schedule()
+        try:
+            results = self._runner.run(batch)
+        except Exception as error:
+            return self._fail(batch, error)
+        self.scheduler.computed(batch)
+        return self._collect(batch, results)
+
+    def stats(self) -> EngineStats:
+        """A snapshot for metrics; safe to read from another thread."""
+        scheduler = self.scheduler
+        return EngineStats(
+            num_running=len(scheduler.running),
+            num_waiting=len(scheduler.waiting),
+            pages_held=scheduler.blocks.num_held,
+            pages_total=scheduler.blocks.num_pages,
+            preemptions=scheduler.counts.preemptions,
+            prompt_tokens=scheduler.counts.prompt_tokens,
+            generation_tokens=self._totals.generation_tokens,
+            prefix_queries=scheduler.counts.prefix_queries,
+            prefix_hits=scheduler.counts.prefix_hits,
+            finished={reason.value: self._totals.finished[reason] for reason in FinishReason},
+            running_digests=_digests(scheduler.running),
+            waiting_digests=_digests(scheduler.waiting),
+        )
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError unless every live request is scheduled once and pages agree."""
+        self.scheduler.check_integrity()
+        scheduled = [s.request_id for s in (*self.scheduler.running, *self.scheduler.waiting)]
+        assert sorted(scheduled) == sorted(self._live), "live requests and scheduled ones differ"
+
+    # Collecting
+
+    def _collect(
+        self, batch: ScheduledBatch, results: Iterable[EntryResult]
+    ) -> list[SequenceOutput]:
+        outputs = (
+            self._collect_one(self._live[entry.sequence.request_id], result)
+            for entry, result in zip(batch.entries, results, strict=True)
+        )
+        return [output for output in outputs if output is not None]
+
+    def _collect_one(self, tracked: _Tracked, result: EntryResult) -> SequenceOutput | None:
+        sequence = tracked.sequence
+        sequence.prompt_logprobs.extend(result.prompt_logprobs)
+        if result.sampled is not None:
+            return self._collect_token(tracked, result.sampled)
+        if sequence.samples_nothing and sequence.num_uncomputed == 0:
+            return self._end(tracked, SequenceOutput(sequence.request_id), FinishReason.LENGTH)
+        return None
+
+    def _collect_token(self, tracked: _Tracked, sampled: SampledToken) -> SequenceOutput:
+        sequence = tracked.sequence
+        sequence.tokens.append(sampled.token_id)
+        self._totals.generation_tokens += 1
+        output = SequenceOutput(
+            sequence.request_id,
+            token_ids=(sampled.token_id,),
+            logprobs=(sampled.logprobs,) if sampled.logprobs else (),
+        )
+        ending = self._ending(tracked, sampled.token_id)
+        if ending is not None:
+            return self._end(tracked, output, ending.reason, ending.stop_reason)
+        return _describe(tracked, output, text=tracked.detokenizer.take(final=False))
+
+    def _ending(self, tracked: _Tracked, token_id: int) -> _Ending | None:
+        """Whether the new token ends its sequence, after its text was read."""
+        sequence, detokenizer = tracked.sequence, tracked.detokenizer
+        sampling = sequence.request.sampling
+        stop_token = self._stop_token(sampling, token_id)
+        if stop_token is None or sampling.include_stop_str_in_output:
+            detokenizer.push(token_id)
+        if stop_token is not None:
+            return stop_token
+        if sequence.num_output >= sampling.min_tokens and (match := detokenizer.find_stop()):
+            detokenizer.truncate(match.end)
+            return _Ending(FinishReason.STOP, match.stop)
+        is_full = len(sequence.tokens) >= self.config.max_model_len
+        if is_full or sequence.num_output >= sampling.max_tokens:
+            return _Ending(FinishReason.LENGTH)
+        return None
+
+    def _stop_token(self, sampling: SamplingParams, token_id: int) -> _Ending | None:
+        if token_id in sampling.stop_token_ids:
+            return _Ending(FinishReason.STOP, token_id)
+        if token_id in self._eos_token_ids and not sampling.ignore_eos:
+            return _Ending(FinishReason.STOP)
+        return None
+
+    # Ending
+
+    def _fail(self, batch: ScheduledBatch, error: Exception) -> list[SequenceOutput]:
+        """The step raised: its requests end, the others go on."""
+        failed = [self._live[entry.sequence.request_id] for entry in batch.entries]
+        return [
+            self._end(tracked, SequenceOutput(request_id, error=StepFailed(request_id, error)))
+            for tracked in failed
+            for request_id in [tracked.sequence.request_id]
+        ]
+
+    def _end(
+        self,
+        tracked: _Tracked,
+        output: SequenceOutput,
+        reason: FinishReason = FinishReason.ERROR,
+        stop_reason: int | str | None = None,
+    ) -> SequenceOutput:
+        del self._live[tracked.sequence.request_id]
+        self.scheduler.remove(tracked.sequence)
+        self._totals.finished[reason] += 1
+        if not isinstance(stop_reason, str):
+            tracked.detokenizer.finish()
+        text = tracked.detokenizer.take(final=True)
+        return _describe(tracked, output, text, finish_reason=reason, stop_reason=stop_reason)
+
+
+def _describe(
+    tracked: _Tracked,
+    output: SequenceOutput,
+    text: str,
+    finish_reason: FinishReason | None = None,
+    stop_reason: int | str | None = None,
+) -> SequenceOutput:
+    """`output` with its text, and with what is told once about the prompt."""
+    is_first, tracked.has_output = not tracked.has_output, True
+    return replace(
+        output,
+        text=text,
+        prompt_logprobs=tuple(tracked.sequence.prompt_logprobs) if is_first else (),
+        num_cached=tracked.sequence.num_cached,
+        finish_reason=finish_reason,
+        stop_reason=stop_reason,
+    )
+
+
+def _digests(sequences: Iterable[Sequence]) -> tuple[str, ...]:
+    """Digests of the adapters that `sequences` use, sorted."""
+    used = {digest for s in list(sequences) for digest in s.request.composition.digests}
+    return tuple(sorted(used))

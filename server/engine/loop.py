@@ -1,0 +1,160 @@
+"""The thread that steps the engine, and the hand-over between it and asyncio.
+
+Commands go in through a queue; outputs come back through one asyncio queue per request. A request's
+adapters are let go in the same breath as its end.
+"""
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+
+from server.adapters.resident import AdapterLease
+from server.engine.engine import Engine, SequenceOutput
+from server.engine.errors import EngineStopped
+from server.engine.sequence import GenerationRequest
+from server.engine.stats import EngineStats
+
+logger = logging.getLogger(__name__)
+
+Command = Callable[[], Iterable[SequenceOutput]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ticket:
+    """Where a request's outputs go, and what it holds."""
+
+    loop: asyncio.AbstractEventLoop
+    outputs: "asyncio.Queue[SequenceOutput | Exception]"
+    lease: AdapterLease
+
+    def deliver(self, output: SequenceOutput | Exception) -> None:
+        """Put an output where its consumer waits; a consumer whose loop is gone needs none."""
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.outputs.put_nowait, output)
+
+    def close(self, output: SequenceOutput | Exception) -> None:
+        """Deliver the last output and let the adapters go."""
+        self.lease.release()
+        self.deliver(output)
+
+
+class EngineLoop:
+    """Owns the engine's thread. Everything public here may be called from the event loop."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._tickets: dict[str, _Ticket] = {}  # only the engine's thread touches it
+        self._is_stopping = threading.Event()
+        self._submitting = threading.Lock()  # no request slips in while the thread ends
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Abort what runs, end the thread. Later requests raise EngineStopped."""
+        with self._submitting:
+            self._is_stopping.set()
+        self._commands.put(tuple)  # wakes the thread
+        self._thread.join()
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive() and not self._is_stopping.is_set()
+
+    def stats(self) -> EngineStats:
+        return self._engine.stats()
+
+    async def generate(
+        self, request: GenerationRequest, lease: AdapterLease
+    ) -> AsyncIterator[SequenceOutput]:
+        """Outputs of `request` until its end; leaving early aborts it. Takes over `lease`.
+
+        Raises QueueFull, EngineStopped, or the error that ended the request.
+        """
+        ticket = _Ticket(asyncio.get_running_loop(), asyncio.Queue(), lease)
+        self._submit(request, ticket)
+        is_over = False
+        try:
+            while not is_over:
+                output = await ticket.outputs.get()
+                is_over = isinstance(output, Exception) or output.finish_reason is not None
+                yield _raise_error(output)
+        finally:
+            if not is_over:
+                self.abort(request.request_id)
+
+    def abort(self, request_id: str) -> None:
+        """End a request if it is still live."""
+
+        def command() -> Iterable[SequenceOutput]:
+            output = self._engine.abort(request_id)
+            return () if output is None else (output,)
+
+        self._commands.put(command)
+
+    def _submit(self, request: GenerationRequest, ticket: _Ticket) -> None:
+        def command() -> Iterable[SequenceOutput]:
+            try:
+                self._engine.add(request)
+            except Exception as error:
+                ticket.close(error)
+            else:
+                self._tickets[request.request_id] = ticket
+            return ()
+
+        with self._submitting:
+            if not self.is_running:
+                ticket.lease.release()
+                raise EngineStopped
+            self._commands.put(command)
+
+    # The engine's thread
+
+    def _run(self) -> None:
+        try:
+            while not self._is_stopping.is_set():
+                self._deliver(self._handle_commands(wait=not self._engine.has_work))
+                if self._engine.has_work:
+                    self._deliver(self._engine.step())
+        except Exception:
+            logger.exception("the engine stopped: this is a defect")
+        finally:
+            self._close()
+
+    def _handle_commands(self, *, wait: bool) -> list[SequenceOutput]:
+        """Outputs of every command that is there; with `wait`, at least one command."""
+        outputs: list[SequenceOutput] = []
+        while wait or not self._commands.empty():
+            outputs.extend(self._commands.get()())
+            wait = False
+        return outputs
+
+    def _deliver(self, outputs: Iterable[SequenceOutput]) -> None:
+        for output in outputs:
+            if output.finish_reason is None:
+                self._tickets[output.request_id].deliver(output)
+            else:
+                self._tickets.pop(output.request_id).close(output)
+
+    def _close(self) -> None:
+        """Nobody waits for an engine that is gone."""
+        with self._submitting:
+            self._is_stopping.set()
+        self._deliver(self._handle_commands(wait=False))
+        for ticket in self._tickets.values():
+            ticket.close(EngineStopped())
+        self._tickets.clear()
+
+
+def _raise_error(output: SequenceOutput | Exception) -> SequenceOutput:
+    """The output, unless it is or carries an error."""
+    if isinstance(output, Exception):
+        raise output
+    if output.error is not None:
+        raise output.error
+    return output

@@ -1,0 +1,85 @@
+"""One forward pass and the choice of tokens. The only part of the engine that holds the model."""
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from server.adapters.resident import ResidentAdapters
+from server.engine.batch import LogitRow, build_step, logit_rows
+from server.engine.sampler import SampledToken, sample, token_logprobs
+from server.engine.scheduler import ScheduledBatch
+from server.engine.sequence import TokenLogprobs
+from server.model.kv_cache import KVCache
+from server.model.phi3 import Phi3
+from server.model.step import Step
+
+LOGIT_ROWS_AT_ONCE = 64  # bounds the memory of logits: rows * vocabulary * 4 bytes
+
+
+@dataclass(slots=True)
+class EntryResult:
+    """What a step gave one scheduled sequence."""
+
+    sampled: SampledToken | None = None
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+
+
+class Runner(Protocol):
+    """Computes a batch. Sequences are read, never written."""
+
+    def run(self, batch: ScheduledBatch) -> list[EntryResult]:
+        """One result per entry, in order."""
+
+
+class ModelRunner:
+    """Runs batches on a model, with the adapters that their requests hold resident."""
+
+    def __init__(
+        self,
+        model: Phi3,
+        cache: KVCache,
+        page_size: int,
+        adapters: ResidentAdapters,
+        eos_token_ids: frozenset[int],
+    ) -> None:
+        self.model = model
+        self.cache = cache
+        self.page_size = page_size
+        self.device = cache.keys[0].device
+        self.adapters = adapters
+        self.eos_token_ids = eos_token_ids
+
+    @torch.inference_mode()
+    def run(self, batch: ScheduledBatch) -> list[EntryResult]:
+        step = build_step(batch, self.page_size, self.adapters.get, self.device)
+        hidden = self.model.forward(step, self.cache)
+        results = {id(entry): EntryResult() for entry in batch.entries}
+        rows = logit_rows(batch)
+        for at in range(0, len(rows), LOGIT_ROWS_AT_ONCE):
+            chunk = rows[at : at + LOGIT_ROWS_AT_ONCE]
+            for logits, row in zip(self._logits(hidden, step, chunk), chunk, strict=True):
+                self._read(logits, row, results[id(row.entry)])
+        return list(results.values())
+
+    def _logits(self, hidden: Tensor, step: Step, rows: Seq[LogitRow]) -> Tensor:
+        indices = torch.tensor([row.row for row in rows], device=hidden.device)
+        pairs = step.pairs.select(indices) if step.pairs is not None else None
+        return self.model.logits(hidden[indices], pairs)
+
+    def _read(self, logits: Tensor, row: LogitRow, result: EntryResult) -> None:
+        sequence, sampling = row.entry.sequence, row.entry.sequence.request.sampling
+        if row.samples:
+            prompt, output = (
+                sequence.request.prompt_token_ids,
+                sequence.tokens[sequence.num_prompt :],
+            )
+            result.sampled = sample(logits, sampling, prompt, output, self.eos_token_ids)
+        else:
+            assert sampling.prompt_logprobs is not None
+            following = sequence.tokens[row.position + 1]
+            result.prompt_logprobs.append(
+                token_logprobs(logits, following, sampling.prompt_logprobs)
+            )

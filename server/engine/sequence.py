@@ -1,0 +1,92 @@
+"""The nouns of the engine: what was asked (frozen), and what is being done (mutable)."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from server.adapters.composition import BASE, Composition
+from server.engine.sampling_params import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One accepted prompt. Tokens from index `adapter_from` on are computed with `composition`,
+    those before it with the base."""
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    composition: Composition = BASE
+    adapter_from: int = 0
+    cache_salt: str = ""  # requests share cached pages only where their salts are equal
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log-probability of one token and of the most likely alternatives, most likely first."""
+
+    token_id: int
+    logprob: float
+    rank: int  # 1 is the most likely token
+    top: tuple[tuple[int, float], ...]
+
+
+class FinishReason(Enum):
+    """How a request ended; each ends exactly once."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A request on its way. Invariant: pages hold the first `num_computed` tokens."""
+
+    request: GenerationRequest
+    tokens: list[int]  # prompt, then output
+    num_computed: int = 0  # tokens whose keys and values are in pages; set by the scheduler
+    rope_regime: int = 0  # set by the scheduler from the sequence's own length
+    pages: list[int] = field(default_factory=list)  # page ids in order; set by the scheduler
+    page_keys: list[bytes] = field(default_factory=list)  # keys of the full pages; by the scheduler
+    num_cached: int = 0  # prompt tokens found in the prefix cache at first admission
+    prompt_logprobs: list[TokenLogprobs] = field(
+        default_factory=list
+    )  # of tokens 1..; by the engine
+
+    @classmethod
+    def start(cls, request: GenerationRequest) -> "Sequence":
+        return cls(request, list(request.prompt_token_ids))
+
+    @property
+    def request_id(self) -> str:
+        return self.request.request_id
+
+    @property
+    def num_prompt(self) -> int:
+        return len(self.request.prompt_token_ids)
+
+    @property
+    def num_output(self) -> int:
+        return len(self.tokens) - self.num_prompt
+
+    @property
+    def num_uncomputed(self) -> int:
+        return len(self.tokens) - self.num_computed
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether log-probabilities of prompt tokens are still to be computed."""
+        asked = self.request.sampling.prompt_logprobs is not None
+        return asked and len(self.prompt_logprobs) < self.num_prompt - 1
+
+    @property
+    def samples_nothing(self) -> bool:
+        """Whether only the prompt is to be computed."""
+        return self.request.sampling.max_tokens == 0
+
+    def composition_runs(self, start: int, end: int) -> list[tuple[int, Composition]]:
+        """Tokens `[start, end)` as (length, composition) runs, the base before `adapter_from`."""
+        composed_from = min(max(self.request.adapter_from, start), end)
+        runs = [(composed_from - start, BASE), (end - composed_from, self.request.composition)]
+        return [(length, composition) for length, composition in runs if length]

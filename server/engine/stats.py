@@ -1,0 +1,22 @@
+"""A snapshot of the engine for metrics: plain numbers, no way back in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Gauges as they are now, counters since the start."""
+
+    num_running: int
+    num_waiting: int
+    pages_held: int
+    pages_total: int
+    preemptions: int
+    prompt_tokens: int
+    generation_tokens: int
+    prefix_queries: int  # prompt tokens looked up
+    prefix_hits: int  # prompt tokens found
+    finished: Mapping[str, int]  # by finish reason
+    running_digests: tuple[str, ...]  # adapters in use by running requests
+    waiting_digests: tuple[str, ...]
