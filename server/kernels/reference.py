@@ -1,0 +1,157 @@
+"""Every operation in plain torch: the specification that faster kernels are held to.
+
+Nothing here knows of requests, adapters or models. Where speed and clarity part, clarity wins,
+except that temporary memory is bounded and no operation loops over tokens or entries in Python.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from adapters_store.adapter import WeightDelta
+from server.kernels.interface import AttentionBatch, DeltaBatch, Operand
+from server.kernels.reference_operands import ReferenceOperand, lay_out
+
+WEIGHT_ROWS_PER_CHUNK = 4096  # rows of a 16-bit weight that are widened at a time
+
+
+class ReferenceKernels:
+    """`Kernels` in plain torch, on any device and for any floating dtype of activations."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.device = torch.device(device)
+
+    def operand(self, delta: WeightDelta) -> ReferenceOperand:
+        return lay_out(delta, self.device)
+
+    def embed(self, token_ids: Tensor, weight: Tensor) -> Tensor:
+        return F.embedding(token_ids, weight)
+
+    def linear(self, x: Tensor, weight: Tensor, deltas: DeltaBatch | None) -> Tensor:
+        y = F.linear(x, weight)
+        segments = _segments(deltas) if deltas is not None else []
+        if not segments:
+            return y
+        rows = torch.cat([tokens for tokens, _, _ in segments]).unique()
+        exact = y[rows] if y.dtype == torch.float32 else _fp32_product(x[rows], weight)
+        for tokens, coefficients, operands in segments:
+            inputs = x[tokens].float()
+            at = torch.searchsorted(rows, tokens)
+            for operand in operands:
+                exact.index_add_(0, at, coefficients[:, None] * operand.product(inputs))
+        y[rows] = exact.to(y.dtype)
+        return y
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.float()
+        mean_square = wide.pow(2).mean(-1, keepdim=True)
+        return weight * (wide * torch.rsqrt(mean_square + eps)).to(x.dtype)
+
+    def silu_gate(self, gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        return up * F.silu(gate)
+
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        rotated, passed = x.tensor_split([cos.shape[-1]], dim=-1)
+        first, second = rotated.chunk(2, dim=-1)
+        turned = torch.cat((-second, first), dim=-1)
+        return torch.cat((rotated * cos[:, None] + turned * sin[:, None], passed), dim=-1)
+
+    def write_cache(self, cache: Tensor, slots: Tensor, rows: Tensor) -> None:
+        cache.view(-1, *cache.shape[2:])[slots] = rows
+
+    def attention(
+        self,
+        query: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        batch: AttentionBatch,
+        *,
+        scale: float,
+        sliding_window: int | None,
+    ) -> Tensor:
+        output = torch.empty_like(query)
+        spans = pairwise(batch.query_offsets)
+        for (start, end), length, pages in zip(
+            spans, batch.context_lengths, batch.block_tables, strict=True
+        ):
+            first = length - (end - start)  # position of the first query
+            oldest = 0 if sliding_window is None else max(0, first - sliding_window + 1)
+            output[start:end] = _attend(
+                query[start:end],
+                _context(key_cache, pages, oldest, length),
+                _context(value_cache, pages, oldest, length),
+                first - oldest,
+                scale,
+                sliding_window,
+            )
+        return output
+
+
+Segment = tuple[Tensor, Tensor, Sequence[ReferenceOperand]]  # tokens, coefficients, operands
+
+
+def _segments(deltas: DeltaBatch) -> list[Segment]:
+    """The segments of `deltas` that change anything."""
+    spans = zip(pairwise(deltas.offsets), deltas.operands, strict=True)
+    return [
+        (deltas.tokens[start:end], deltas.coefficients[start:end], _own(operands))
+        for (start, end), operands in spans
+        if start < end and operands
+    ]
+
+
+def _own(operands: Sequence[Operand]) -> Sequence[ReferenceOperand]:
+    # Every operand of a step was laid out by the kernels that now multiply it.
+    return cast("Sequence[ReferenceOperand]", operands)
+
+
+def _fp32_product(x: Tensor, weight: Tensor) -> Tensor:
+    """`x @ weight.T` of 16-bit tensors, in fp32."""
+    chunks = weight.split(WEIGHT_ROWS_PER_CHUNK)
+    return torch.cat([F.linear(x.float(), chunk.float()) for chunk in chunks], dim=-1)
+
+
+def _context(cache: Tensor, pages: Tensor, start: int, end: int) -> Tensor:
+    """Keys or values of the tokens `start:end` of a sequence, `[K, tokens, D]`."""
+    page_size = cache.shape[1]
+    first_page, last_page = start // page_size, -(-end // page_size)
+    rows = cache[pages[first_page:last_page]].flatten(0, 1)
+    skipped = first_page * page_size
+    return rows[start - skipped : end - skipped].transpose(0, 1)
+
+
+def _attend(
+    query: Tensor, keys: Tensor, values: Tensor, first: int, scale: float, window: int | None
+) -> Tensor:
+    """Attention of one sequence's `query [n, H, D]`, row i at position `first + i` of `keys`.
+
+    The H / K query heads of a key head are laid out as further rows of that head's queries.
+    """
+    num_tokens, num_heads, size = query.shape
+    group = num_heads // keys.shape[0]
+    grouped = query.reshape(num_tokens, -1, group, size).transpose(0, 1).flatten(1, 2)
+    mask = _visible(num_tokens, keys.shape[1], first, window, query.device)
+    if mask is not None:
+        mask = mask.repeat_interleave(group, dim=0)
+    mixed = F.scaled_dot_product_attention(
+        grouped[None], keys[None], values[None], attn_mask=mask, scale=scale
+    )
+    return mixed[0].reshape(-1, num_tokens, group, size).transpose(0, 1).reshape(query.shape)
+
+
+def _visible(
+    num_queries: int, num_keys: int, first: int, window: int | None, device: torch.device
+) -> Tensor | None:
+    """Which keys each query sees, `[queries, keys]`; None where it is all of them."""
+    if num_queries == 1:
+        return None
+    distance = torch.arange(first, first + num_queries, device=device)[:, None] - torch.arange(
+        num_keys, device=device
+    )
+    visible = distance >= 0
+    return visible if window is None else visible & (distance < window)

@@ -1,0 +1,83 @@
+"""The forward pass of a Phi-3 model over plain tensors.
+
+Symbols: T tokens in the step, H query heads, K key/value heads, D head size. Which tokens belong
+together, and where their keys and values lie, comes with the `Step`. The arithmetic of each
+operation is the kernels'; this file says in which order they come.
+"""
+
+from torch import Tensor
+
+from server.adapters.delta import TokenPairs
+from server.kernels.interface import Kernels
+from server.model.config import ModelConfig
+from server.model.kv_cache import KVCache
+from server.model.step import Step
+from server.model.weights import LayerWeights, Weights
+
+
+class Phi3:
+    """A frozen model. Callers hold `torch.inference_mode`."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, kernels: Kernels) -> None:
+        self.config = config
+        self.weights = weights
+        self.kernels = kernels
+
+    def forward(self, step: Step, cache: KVCache) -> Tensor:
+        """Final normed hidden states `[T, hidden]`; the step's keys and values go to `cache`."""
+        hidden = self.kernels.embed(step.token_ids, self.weights.embed)
+        rope = self.config.rope.cos_sin(step.positions, step.rope_regimes, hidden.dtype)
+        for index, layer in enumerate(self.weights.layers):
+            normed = self._norm(hidden, layer.input_norm)
+            hidden = hidden + self._attention(index, layer, normed, rope, step, cache)
+            normed = self._norm(hidden, layer.post_norm)
+            hidden = hidden + self._mlp(index, layer, normed, step.pairs)
+        return self._norm(hidden, self.weights.norm)
+
+    def logits(self, hidden: Tensor, pairs: TokenPairs | None) -> Tensor:
+        """fp32 logits `[n, vocab]` of `hidden [n, hidden]`; `pairs` are those of these n rows."""
+        last = self.config.num_layers - 1
+        deltas = None if pairs is None else pairs.for_layer("lm_head", last)
+        return self.kernels.linear(hidden, self.weights.lm_head, deltas).float()
+
+    def _attention(
+        self,
+        index: int,
+        layer: LayerWeights,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        step: Step,
+        cache: KVCache,
+    ) -> Tensor:
+        config, kernels = self.config, self.kernels
+        qkv = self._linear(index, "self_attn.qkv_proj", layer.qkv, x, step.pairs)
+        heads = qkv.view(len(x), -1, config.head_dim)  # [T, H + 2 K, D]
+        query, key, value = heads.split(
+            [config.num_heads, config.num_kv_heads, config.num_kv_heads], dim=1
+        )
+        kernels.write_cache(cache.keys[index], step.attention.slots, kernels.rotate(key, *rope))
+        kernels.write_cache(cache.values[index], step.attention.slots, value)
+        mixed = kernels.attention(
+            kernels.rotate(query, *rope),
+            cache.keys[index],
+            cache.values[index],
+            step.attention,
+            scale=config.head_dim**-0.5,
+            sliding_window=config.sliding_window,
+        )
+        return self._linear(index, "self_attn.o_proj", layer.o, mixed.flatten(1), step.pairs)
+
+    def _mlp(self, index: int, layer: LayerWeights, x: Tensor, pairs: TokenPairs | None) -> Tensor:
+        gate_up = self._linear(index, "mlp.gate_up_proj", layer.gate_up, x, pairs)
+        gated = self.kernels.silu_gate(gate_up)
+        return self._linear(index, "mlp.down_proj", layer.down, gated, pairs)
+
+    def _linear(
+        self, index: int, suffix: str, weight: Tensor, x: Tensor, pairs: TokenPairs | None
+    ) -> Tensor:
+        name = f"model.layers.{index}.{suffix}"
+        deltas = None if pairs is None else pairs.for_layer(name, index)
+        return self.kernels.linear(x, weight, deltas)
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return self.kernels.rms_norm(x, weight, self.config.rms_norm_eps)
