@@ -1,1 +1,81 @@
-"""The Intarsia client."""
+"""The Intarsia client: text, adapters and errors of an Intarsia server, over HTTP.
+
+Example:
+    with Client("http://127.0.0.1:8000") as client:
+        print(client.chat("What is the capital of France?", model="sql@3").text)
+"""
+
+from intarsia_client.async_client import AsyncClient
+from intarsia_client.client import Client
+from intarsia_client.errors import (
+    AdapterRefused,
+    APIError,
+    BadRequest,
+    Conflict,
+    ConnectionFailed,
+    Forbidden,
+    IntarsiaError,
+    InvalidArgument,
+    NotFound,
+    RateLimited,
+    ServerError,
+    Timeout,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+    UnexpectedAnswer,
+    UnsupportedMedia,
+)
+from intarsia_client.generation import ChatCompletion, Choice, Chunk, Completion, Served, Usage
+from intarsia_client.options import ChatOptions, CompletionOptions
+from intarsia_client.types import (
+    Adapter,
+    AdapterEffect,
+    AdapterPage,
+    AdapterWeight,
+    Deleted,
+    LayerEffect,
+    Model,
+    ServerVersion,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "APIError",
+    "Adapter",
+    "AdapterEffect",
+    "AdapterPage",
+    "AdapterRefused",
+    "AdapterWeight",
+    "AsyncClient",
+    "BadRequest",
+    "ChatCompletion",
+    "ChatOptions",
+    "Choice",
+    "Chunk",
+    "Client",
+    "Completion",
+    "CompletionOptions",
+    "Conflict",
+    "ConnectionFailed",
+    "Deleted",
+    "Forbidden",
+    "IntarsiaError",
+    "InvalidArgument",
+    "LayerEffect",
+    "Model",
+    "NotFound",
+    "RateLimited",
+    "Served",
+    "ServerError",
+    "ServerVersion",
+    "Timeout",
+    "TooLarge",
+    "Unauthorized",
+    "Unavailable",
+    "UnexpectedAnswer",
+    "UnsupportedMedia",
+    "Usage",
+    "__version__",
+]

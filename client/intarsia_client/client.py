@@ -1,0 +1,160 @@
+"""The synchronous client: sends the calls of `wire` and hands back what they read.
+
+`async_client` is its twin; whatever is not sending or awaiting belongs in `wire` or `answers`.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import httpx
+
+from intarsia_client import files, wire
+from intarsia_client.answers import ChunkReader, raise_for_status, transport_errors
+from intarsia_client.errors import ConnectionFailed, Unavailable
+from intarsia_client.generation import ChatCompletion, Chunk, Completion
+from intarsia_client.options import ChatOptions, CompletionOptions
+from intarsia_client.types import Adapter, Deleted, Json, Model, ServerVersion
+from intarsia_client.wire import Call, Messages
+
+T = TypeVar("T")
+
+
+class Client:
+    """Talks to one server. Threads may share it. What goes wrong is an IntarsiaError,
+    apart from the OSError of a file on this machine.
+
+    `api_key` is taken from INTARSIA_API_KEY when None; `timeout` is in seconds.
+    """
+
+    def __init__(
+        self,
+        base_url: str = wire.DEFAULT_URL,
+        api_key: str | None = None,
+        *,
+        timeout: float | httpx.Timeout = wire.DEFAULT_TIMEOUT,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        arguments = wire.connection(base_url, api_key, timeout)
+        self._http = httpx.Client(**arguments, transport=transport)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def generate(
+        self, prompt: str | Sequence[int], *, model: str, **options: Unpack[CompletionOptions]
+    ) -> Completion:
+        """Continues a prompt, given as text or as token ids."""
+        return self._send(wire.completion(prompt, model, options))
+
+    def stream(
+        self, prompt: str | Sequence[int], *, model: str, **options: Unpack[CompletionOptions]
+    ) -> Generator[Chunk, None, None]:
+        """As `generate`, piece by piece; sent at the first `next`, ended by closing it."""
+        return self._stream(wire.completion(prompt, model, options, stream=True))
+
+    def chat(
+        self, messages: Messages, *, model: str, **options: Unpack[ChatOptions]
+    ) -> ChatCompletion:
+        """Answers a conversation; a string stands for one message of the user."""
+        return self._send(wire.chat(messages, model, options))
+
+    def stream_chat(
+        self, messages: Messages, *, model: str, **options: Unpack[ChatOptions]
+    ) -> Generator[Chunk, None, None]:
+        """As `chat`, piece by piece; sent at the first `next`, ended by closing it."""
+        return self._stream(wire.chat(messages, model, options, stream=True))
+
+    def upload(
+        self,
+        path: Path | str,
+        name: str,
+        metadata: Json | None = None,
+        *,
+        dry_run: bool = False,
+        on_progress: files.OnProgress | None = None,
+    ) -> Adapter:
+        """Publishes a `.safetensors`, `.zip` or `.tar.gz` file, or a PEFT directory, as `name`.
+
+        A dry run checks and measures it, and keeps nothing.
+        `on_progress` is called with the bytes sent so far and in all.
+        """
+        with files.outgoing(Path(path), on_progress) as file:
+            return self._send(wire.upload(file, name, metadata, dry_run))
+
+    def adapters(self, *, page_size: int = 100) -> Iterator[Adapter]:
+        """Every adapter, asked for a page at a time."""
+        after: str | None = None
+        while True:
+            page = self._send(wire.adapter_page(page_size, after))
+            yield from page.data
+            after = page.next_cursor
+            if after is None:
+                return
+
+    def adapter(self, reference: str) -> Adapter:
+        """One adapter by `name`, `name@3`, `name@alias` or `name@sha256:…`."""
+        return self._send(wire.adapter(reference))
+
+    def delete(self, reference: str) -> Deleted:
+        """Deletes what `reference` names, and says what came free."""
+        return self._send(wire.delete(reference))
+
+    def download(self, reference: str, to: Path | str) -> Path:
+        """Writes an adapter to the file `to`, which appears only once it is complete."""
+        with self._open(wire.download(reference)) as response, files.incoming(Path(to)) as file:
+            for data in response.iter_bytes():
+                file.write(data)
+        return Path(to)
+
+    def models(self) -> tuple[Model, ...]:
+        """The base and every adapter that `model` may name."""
+        return self._send(wire.models())
+
+    def version(self) -> ServerVersion:
+        return self._send(wire.version())
+
+    def ready(self) -> bool:
+        """Whether generations would be taken now; False as well when nothing listens."""
+        try:
+            return self._send(wire.ready())
+        except (ConnectionFailed, Unavailable):
+            return False
+
+    def _send(self, call: Call[T]) -> T:
+        with transport_errors():
+            response = self._http.send(call.request(self._http))
+        return call.answer(response)
+
+    def _stream(self, call: Call[Any]) -> Generator[Chunk, None, None]:
+        with self._open(call) as response:
+            reader = ChunkReader(response)
+            for data in response.iter_bytes():
+                yield from reader.feed(data)
+            reader.finish()
+
+    @contextmanager
+    def _open(self, call: Call[Any]) -> Iterator[httpx.Response]:
+        """A successful response whose body is still to come; closed on the way out."""
+        with transport_errors():
+            response = self._http.send(call.request(self._http), stream=True)
+            try:
+                if not response.is_success:
+                    response.read()
+                raise_for_status(response)
+                yield response
+            finally:
+                response.close()
