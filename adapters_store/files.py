@@ -1,0 +1,146 @@
+"""`intarsia-adapter/1`: an adapter as one safetensors file, and back.
+
+Owns the file's form: its metadata, the names of its tensors, the agreement of both, the digest.
+Whether the adapter fits a base is for `validation.py`. The bytes are written here rather than by
+the safetensors library, whose metadata comes out in an order that changes from run to run: the
+same adapter must give the same file.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from adapters_store.adapter import SparseAdapter
+from adapters_store.canonical import canonical_json
+from adapters_store.digest import ADAPTER_FORMAT, DTYPE_NAMES, raw_bytes
+from adapters_store.errors import AdapterRefused
+from adapters_store.headers import DeclaredDelta, parse_header
+from adapters_store.validation import capped
+
+ALIGNMENT = 8
+METADATA_KEYS = ("base", "base_name", "deltas", "digest", "format", "notes")
+
+
+def write(adapter: SparseAdapter, path: Path) -> None:
+    """Write `adapter` to `path`, overwriting it: equal adapters with equal notes, equal bytes."""
+    with path.open("wb") as file:
+        file.write(_header(adapter))
+        for _, tensor in _named_tensors(adapter):
+            file.write(raw_bytes(tensor))
+
+
+def num_bytes(adapter: SparseAdapter) -> int:
+    """Size of the file that `write` makes."""
+    return len(_header(adapter)) + adapter.num_bytes
+
+
+def read(path: Path) -> SparseAdapter:
+    """The adapter in `path`, its digest verified; AdapterRefused if it is not of this form."""
+    metadata, tensors = read_tensors(path)
+    _check_metadata(metadata)
+    adapter = _assemble(metadata, tensors)
+    if adapter.digest != metadata["digest"]:
+        stated = metadata["digest"]
+        raise AdapterRefused([f"digest: the file says {stated!r}, its content is {adapter.digest}"])
+    return adapter
+
+
+def read_tensors(path: Path) -> tuple[Mapping[str, str], Mapping[str, Tensor]]:
+    """Metadata and tensors of any safetensors file, as copies that own their memory."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            return file.metadata() or {}, tensors
+    except SafetensorError as error:
+        raise AdapterRefused([f"file: not a whole safetensors file: {error}"]) from error
+
+
+def _header(adapter: SparseAdapter) -> bytes:
+    """The safetensors header: its length, then JSON padded to keep the data aligned."""
+    header: dict[str, Any] = {"__metadata__": _metadata(adapter)}
+    start = 0
+    for name, tensor in _named_tensors(adapter):
+        end = start + tensor.nbytes
+        dtype, shape = DTYPE_NAMES[tensor.dtype], list(tensor.shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+        start = end
+    text = canonical_json(header)
+    text += b" " * (-len(text) % ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _metadata(adapter: SparseAdapter) -> dict[str, str]:
+    return {
+        "format": ADAPTER_FORMAT,
+        "digest": adapter.digest,
+        "base_name": adapter.base_name,
+        "base": canonical_json(dict(adapter.base)).decode(),
+        "deltas": canonical_json([delta.header for delta in adapter.deltas]).decode(),
+        "notes": canonical_json(dict(adapter.notes)).decode(),
+    }
+
+
+def _named_tensors(adapter: SparseAdapter) -> list[tuple[str, Tensor]]:
+    """In the order of the file: wide dtypes first, so that every tensor is aligned."""
+    named = [
+        (f"{delta.layer}.{suffix}", tensor)
+        for delta in adapter.deltas
+        for suffix, tensor in delta.tensors.items()
+    ]
+    return sorted(named, key=lambda item: (-item[1].itemsize, item[0]))
+
+
+def _check_metadata(metadata: Mapping[str, str]) -> None:
+    if metadata.get("format") != ADAPTER_FORMAT:
+        found = metadata.get("format", "no format")
+        raise AdapterRefused([f"format: {found!r}, expected {ADAPTER_FORMAT!r}"])
+    reasons = [f"metadata: {key!r} is missing" for key in METADATA_KEYS if key not in metadata]
+    unknown = sorted(set(metadata) - set(METADATA_KEYS))
+    reasons += [f"metadata: {key!r} is not a known key" for key in unknown]
+    if reasons:
+        raise AdapterRefused(reasons)
+
+
+def _assemble(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> SparseAdapter:
+    base = _parse_texts("base", metadata)
+    notes = _parse_texts("notes", metadata)
+    declared = [parse_header(header) for header in _parse_list("deltas", metadata)]
+    _check_tensors(declared, tensors)
+    deltas = tuple(delta.build(tensors) for delta in declared)
+    return SparseAdapter(metadata["base_name"], base, deltas, notes)
+
+
+def _check_tensors(declared: Sequence[DeclaredDelta], tensors: Mapping[str, Tensor]) -> None:
+    """Every declared tensor is there, once, and no other."""
+    counts = Counter(name for delta in declared for name in delta.tensors.values())
+    reasons = [f"{name}: declared {n} times" for name, n in counts.items() if n > 1]
+    reasons += [f"{name}: tensor is missing" for name in counts if name not in tensors]
+    reasons += [f"{name}: tensor belongs to no delta" for name in tensors if name not in counts]
+    if reasons:
+        raise AdapterRefused(capped(reasons))
+
+
+def _parse_texts(key: str, metadata: Mapping[str, str]) -> dict[str, str]:
+    value = _parse(key, metadata)
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise AdapterRefused([f"{key}: expected a JSON object of strings"])
+    return value
+
+
+def _parse_list(key: str, metadata: Mapping[str, str]) -> list[Any]:
+    value = _parse(key, metadata)
+    if not isinstance(value, list):
+        raise AdapterRefused([f"{key}: expected a JSON array"])
+    return value
+
+
+def _parse(key: str, metadata: Mapping[str, str]) -> Any:
+    try:
+        return json.loads(metadata[key])
+    except (ValueError, RecursionError) as error:
+        raise AdapterRefused([f"{key}: malformed JSON: {error}"]) from error

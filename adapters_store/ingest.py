@@ -1,0 +1,164 @@
+"""The one door to stored adapters: from an uploaded file to a published version, and back.
+
+Owns the order of things: everything is checked before anything is written, and the bytes are safe
+before a name points at them. Knows nothing of HTTP.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapters_store import files
+from adapters_store.adapter import BaseIdentity, SparseAdapter
+from adapters_store.blobs import BlobStore
+from adapters_store.canonical import canonical_json
+from adapters_store.effect import Effect, effect_of
+from adapters_store.errors import AdapterRefused, AdapterTooLarge, NameConflict
+from adapters_store.importers.archive import sniff, unpack
+from adapters_store.importers.peft import read_peft
+from adapters_store.importers.peft_source import Parts
+from adapters_store.names import check_name
+from adapters_store.registry import AdapterDraft, AdapterRecord, Publication, Registry
+from adapters_store.validation import Limits, check
+
+
+@dataclass(frozen=True, slots=True)
+class IngestResult:
+    """The version that holds an upload, what it changes, and whether the version is new."""
+
+    record: AdapterRecord
+    adapter_effect: Effect
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteResult:
+    """The versions removed, and the bytes that no version needed any more."""
+
+    records: tuple[AdapterRecord, ...]
+    bytes_freed: int
+
+
+class AdapterStore:
+    """Adapters for one base. Safe for many threads, and for many processes over the same store."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        blobs: BlobStore,
+        base: BaseIdentity,
+        parts: Parts,
+        limits: Limits,
+    ) -> None:
+        self._registry = registry
+        self._blobs = blobs
+        self._base = base
+        self._parts = parts
+        self._limits = limits
+        blobs.sweep()
+
+    @classmethod
+    def open(
+        cls, directory: Path, base: BaseIdentity, parts: Parts, limits: Limits
+    ) -> "AdapterStore":
+        """The store in `directory`, made if it is not there: `registry.sqlite` and `blobs/`."""
+        blobs = BlobStore(directory / "blobs")
+        registry = Registry(f"sqlite:///{directory.absolute() / 'registry.sqlite'}")
+        return cls(registry, blobs, base, parts, limits)
+
+    def ingest(
+        self, path: Path, name: str, metadata: Mapping[str, Any], *, dry_run: bool = False
+    ) -> IngestResult:
+        """Publish the upload at `path` as the next version of `name`.
+
+        The same content under the same name answers the version that exists. With `dry_run`
+        nothing is written, and the record is the one that publishing would make now. Raises
+        InvalidName, NameConflict, AdapterTooLarge, AdapterRefused.
+        """
+        self._check_request(name, metadata)
+        adapter = self._read(path)
+        effect = effect_of(adapter)
+        publish = self._preview if dry_run else self._publish
+        publication = publish(adapter, name, metadata)
+        return IngestResult(publication.record, effect, publication.created)
+
+    def resolve(self, reference: str) -> AdapterRecord:
+        """The version that `name`, `name@3` or `name@sha256:...` names; else AdapterNotFound."""
+        return self._registry.resolve(reference)
+
+    def load(self, digest: str) -> SparseAdapter:
+        """The adapter, checked again: AdapterNotFound, BlobCorrupt, AdapterRefused."""
+        adapter = self._blobs.load(digest)
+        check(adapter, self._base, self._limits)
+        return adapter
+
+    def list_page(self, limit: int, after: str | None) -> tuple[list[AdapterRecord], str | None]:
+        """At most `limit` records by (name, version) after a cursor, and the next cursor if any."""
+        return self._registry.list_page(limit, after)
+
+    def delete(self, reference: str) -> DeleteResult:
+        """Remove what `reference` names, or all versions of a bare name; blobs go with them."""
+        with self._blobs.guard():
+            records = self._registry.delete(reference)
+            unused = {r.digest for r in records if not self._registry.is_digest_used(r.digest)}
+            freed = sum(self._blobs.delete(digest) for digest in unused)
+        return DeleteResult(tuple(records), freed)
+
+    def blob_path(self, digest: str) -> Path:
+        """Where the file of this digest lies, for sending it; InvalidName if it is no digest."""
+        return self._blobs.path(digest)
+
+    def close(self) -> None:
+        self._registry.close()
+
+    def _check_request(self, name: str, metadata: Mapping[str, Any]) -> None:
+        if name == self._base.name:
+            raise NameConflict(name, "the base model")
+        check_name(name)
+        try:
+            canonical_json(dict(metadata))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise AdapterRefused([f"metadata: not JSON: {error}"]) from error
+
+    def _read(self, path: Path) -> SparseAdapter:
+        num_bytes = path.stat().st_size
+        if num_bytes > self._limits.max_file_bytes:
+            raise AdapterTooLarge("bytes", num_bytes, self._limits.max_file_bytes)
+        adapter = files.read(path) if sniff(path) == "safetensors" else self._import(path)
+        check(adapter, self._base, self._limits)
+        return adapter
+
+    def _import(self, path: Path) -> SparseAdapter:
+        with tempfile.TemporaryDirectory() as directory:
+            unpacked = unpack(path, Path(directory), self._limits)
+            return read_peft(unpacked, self._base, self._parts)
+
+    def _publish(
+        self, adapter: SparseAdapter, name: str, metadata: Mapping[str, Any]
+    ) -> Publication:
+        with self._blobs.guard():
+            num_bytes = self._blobs.put(adapter)
+            return self._registry.publish(_draft(adapter, name, metadata, num_bytes))
+
+    def _preview(
+        self, adapter: SparseAdapter, name: str, metadata: Mapping[str, Any]
+    ) -> Publication:
+        draft = _draft(adapter, name, metadata, files.num_bytes(adapter))
+        return self._registry.preview(draft)
+
+
+def _draft(
+    adapter: SparseAdapter, name: str, metadata: Mapping[str, Any], num_bytes: int
+) -> AdapterDraft:
+    return AdapterDraft(
+        name=name,
+        digest=adapter.digest,
+        base_name=adapter.base_name,
+        kinds=adapter.kinds,
+        num_layers=len(adapter.layers),
+        nnz=adapter.nnz,
+        num_bytes=num_bytes,
+        metadata=dict(metadata),
+    )
