@@ -60,7 +60,7 @@ def adapter_digest(base: Mapping[str, str], deltas: Iterable[tuple[str, str, str
 def raw_bytes(tensor: Tensor) -> memoryview:
     """The tensor's values, row-major, as bytes."""
     flat = tensor.detach().cpu().contiguous().view(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 def _frame(header: Mapping[str, Any]) -> "hashlib._Hash":

@@ -11,16 +11,26 @@ StoreError
 
 from collections.abc import Sequence
 
+MAX_REASONS = 20
+MAX_REASON_CHARS = 400
+
 
 class StoreError(Exception):
     """Base class of every error of this package."""
 
 
 class AdapterRefused(StoreError):
-    """The upload is not an adapter that this base can use. `reasons` names each field and value."""
+    """The upload is not an adapter that this base can use. `reasons` names each field and value.
+
+    A hostile file can be wrong in millions of places with endless names: the first `MAX_REASONS`
+    reasons are kept, none longer than `MAX_REASON_CHARS`, and the last one counts the rest.
+    """
 
     def __init__(self, reasons: Sequence[str]) -> None:
-        self.reasons = tuple(reasons)
+        kept = [reason[:MAX_REASON_CHARS] for reason in reasons[:MAX_REASONS]]
+        if len(reasons) > MAX_REASONS:
+            kept.append(f"and {len(reasons) - MAX_REASONS} more")
+        self.reasons = tuple(kept)
         super().__init__("; ".join(self.reasons))
 
 

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -20,7 +20,6 @@ from adapters_store.canonical import canonical_json
 from adapters_store.digest import ADAPTER_FORMAT, DTYPE_NAMES, raw_bytes
 from adapters_store.errors import AdapterRefused
 from adapters_store.headers import DeclaredDelta, parse_header
-from adapters_store.validation import capped
 
 ALIGNMENT = 8
 METADATA_KEYS = ("base", "base_name", "deltas", "digest", "format", "notes")
@@ -122,25 +121,32 @@ def _check_tensors(declared: Sequence[DeclaredDelta], tensors: Mapping[str, Tens
     reasons += [f"{name}: tensor is missing" for name in counts if name not in tensors]
     reasons += [f"{name}: tensor belongs to no delta" for name in tensors if name not in counts]
     if reasons:
-        raise AdapterRefused(capped(reasons))
+        raise AdapterRefused(reasons)
 
 
 def _parse_texts(key: str, metadata: Mapping[str, str]) -> dict[str, str]:
-    value = _parse(key, metadata)
+    value = parse_json(key, metadata[key])
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
         raise AdapterRefused([f"{key}: expected a JSON object of strings"])
     return value
 
 
 def _parse_list(key: str, metadata: Mapping[str, str]) -> list[Any]:
-    value = _parse(key, metadata)
+    value = parse_json(key, metadata[key])
     if not isinstance(value, list):
         raise AdapterRefused([f"{key}: expected a JSON array"])
     return value
 
 
-def _parse(key: str, metadata: Mapping[str, str]) -> Any:
+def parse_json(what: str, text: str | bytes) -> Any:
+    """The value of a JSON text from outside; AdapterRefused, naming `what`, if it has none."""
     try:
-        return json.loads(metadata[key])
+        value = json.loads(text, parse_constant=_refuse_constant)
+        json.dumps(value, ensure_ascii=False).encode()  # lone surrogates cannot be sent on
     except (ValueError, RecursionError) as error:
-        raise AdapterRefused([f"{key}: malformed JSON: {error}"]) from error
+        raise AdapterRefused([f"{what}: malformed JSON: {error}"]) from error
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")

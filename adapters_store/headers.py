@@ -66,7 +66,7 @@ def parse_header(header: Any) -> DeclaredDelta:
 
 
 def _parse_text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return value if isinstance(value, str) and value.isprintable() and value else None
 
 
 def _parse_count(value: Any) -> int | None:

@@ -4,6 +4,7 @@ Owns the order of things: everything is checked before anything is written, and 
 before a name points at them. Knows nothing of HTTP.
 """
 
+import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from typing import Any
 from adapters_store import files
 from adapters_store.adapter import BaseIdentity, SparseAdapter
 from adapters_store.blobs import BlobStore
-from adapters_store.canonical import canonical_json
 from adapters_store.effect import Effect, effect_of
 from adapters_store.errors import AdapterRefused, AdapterTooLarge, NameConflict
 from adapters_store.importers.archive import sniff, unpack
@@ -118,7 +118,7 @@ class AdapterStore:
             raise NameConflict(name, "the base model")
         check_name(name)
         try:
-            canonical_json(dict(metadata))
+            json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise AdapterRefused([f"metadata: not JSON: {error}"]) from error
 

@@ -23,7 +23,6 @@ from adapters_store.importers.peft_source import (
     check_places,
     refused_setting,
 )
-from adapters_store.validation import capped
 
 A, B = "lora_A.weight", "lora_B.weight"
 KNOWN_SETTINGS = (
@@ -58,7 +57,7 @@ def read_lora(source: PeftSource, layout: Layout) -> list[WeightDelta]:
     modules = source.modules((A, B), reasons)
     reasons += _pattern_reasons(source.config, len(modules))
     if reasons:
-        raise AdapterRefused(capped(reasons))
+        raise AdapterRefused(reasons)
     factors: dict[str, list[_Factors]] = {}
     for module, tensors in modules.items():
         try:
@@ -67,7 +66,7 @@ def read_lora(source: PeftSource, layout: Layout) -> list[WeightDelta]:
         except AdapterRefused as error:
             reasons += [f"{module}: {reason}" for reason in error.reasons]
     if reasons:
-        raise AdapterRefused(capped(reasons))
+        raise AdapterRefused(reasons)
     check_places(part.place for parts in factors.values() for part in parts)
     return [_delta(parts) for parts in factors.values()]
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from adapters_store.adapter import ElementDelta, WeightDelta
+from adapters_store.delta_rules import INT32_ENTRIES
 from adapters_store.errors import AdapterRefused
 from adapters_store.importers.peft_source import (
     Layout,
@@ -19,7 +20,6 @@ from adapters_store.importers.peft_source import (
     check_places,
     refused_setting,
 )
-from adapters_store.validation import INT32_ENTRIES, capped
 
 WEIGHT, INDICES = "shira_weight", "shira_indices"
 KNOWN_SETTINGS = ("mask_type", "random_seed", "init_weights")
@@ -36,7 +36,7 @@ def read_shira(source: PeftSource, layout: Layout) -> list[WeightDelta]:
         except AdapterRefused as error:
             reasons += [f"{module}: {reason}" for reason in error.reasons]
     if reasons:
-        raise AdapterRefused(capped(reasons))
+        raise AdapterRefused(reasons)
     check_places(place for parts in entries.values() for place, _, _ in parts)
     return [_delta(parts) for parts in entries.values()]
 

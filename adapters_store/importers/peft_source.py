@@ -5,7 +5,6 @@ model that it was trained on. Where that model had q, k, v (or gate, up) apart, 
 rows of the fused layer that such a part is.
 """
 
-import json
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from torch import Tensor
 from adapters_store.adapter import BaseIdentity
 from adapters_store.canonical import canonical_json
 from adapters_store.errors import AdapterRefused
-from adapters_store.files import read_tensors
+from adapters_store.files import parse_json, read_tensors
 from adapters_store.importers.archive import CONFIG, TENSORS
 
 PREFIX = "base_model.model."
@@ -83,10 +82,7 @@ class PeftSource:
 
     @classmethod
     def read(cls, directory: Path) -> "PeftSource":
-        try:
-            config = json.loads((directory / CONFIG).read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise AdapterRefused([f"{CONFIG}: malformed JSON: {error}"]) from error
+        config = parse_json(CONFIG, (directory / CONFIG).read_bytes())
         if not isinstance(config, dict):
             raise AdapterRefused([f"{CONFIG}: expected a JSON object"])
         return cls(config, read_tensors(directory / TENSORS)[1])
