@@ -29,9 +29,14 @@ def transport_errors() -> Iterator[None]:
     try:
         yield
     except httpx.TimeoutException as error:
-        raise Timeout(f"no answer in time: {error or type(error).__name__}") from error
+        raise Timeout(f"no answer in time: {_what_failed(error)}") from error
     except httpx.RequestError as error:
-        raise ConnectionFailed(f"connection failed: {error or type(error).__name__}") from error
+        raise ConnectionFailed(f"connection failed: {_what_failed(error)}") from error
+
+
+def _what_failed(error: httpx.RequestError) -> str:
+    request = error.request
+    return f"{request.method} {request.url}: {str(error) or type(error).__name__}"
 
 
 @contextmanager
