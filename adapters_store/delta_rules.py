@@ -71,7 +71,8 @@ def _not_empty(name: str, tensor: Tensor) -> Reasons:
 
 def _ascending(name: str, indices: Tensor, count: int) -> Reasons:
     """Sorted, unique and in `[0, count)`; the first offender is named."""
-    outside = (indices < 0) | (indices >= count)
+    # Not `>= count`: as an int32 the count 2**31 would wrap around.
+    outside = (indices < 0) | (indices > count - 1)
     if outside.any():
         at = int(outside.int().argmax())
         yield f"{name}: [{at}] = {int(indices[at])} is outside [0, {count})"
