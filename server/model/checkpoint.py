@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import huggingface_hub.errors as hub_errors
 from huggingface_hub import snapshot_download
 from transformers import (
     AutoConfig,
@@ -34,6 +34,8 @@ HUB_FILES = (
     "merges.txt",
     "chat_template*",
 )
+# The last is the base error of the HTTP client that the hub's library uses: it lets some through.
+HUB_FAILURES = (OSError, ValueError, hub_errors.HTTPError)  # type: ignore[attr-defined]
 SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "repetition_penalty")
 
 
@@ -76,7 +78,7 @@ def _local_directory(name_or_path: str) -> Path:
         raise CheckpointNotFound(name_or_path, f"there is no directory {path}")
     try:
         return Path(snapshot_download(name_or_path, allow_patterns=list(HUB_FILES)))
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except HUB_FAILURES as error:
         detail = f"there is no directory {path}, and the model hub gives no such model ({error})"
         raise CheckpointNotFound(name_or_path, detail) from error
 
@@ -86,7 +88,7 @@ def _read_config(name: str, directory: Path) -> PretrainedConfig:
         raise CheckpointNotFound(name, f"{directory} holds no config.json")
     try:
         return AutoConfig.from_pretrained(directory, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, hub_errors.StrictDataclassError) as error:
         raise CheckpointUnsupported(name, "config.json", str(error)) from error
 
 

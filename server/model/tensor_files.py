@@ -78,7 +78,7 @@ def open_tensor_files(directory: Path) -> Iterator[TensorFiles]:
 def _indexed_names(index: Path) -> list[str]:
     try:
         return sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointDamaged(str(index.parent), INDEX_FILE, repr(error)) from error
 
 
