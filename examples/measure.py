@@ -8,7 +8,7 @@ transformers generates, greedily. Writes `results.json`, which the README quotes
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,22 @@ def measure(name: str, base: Path) -> dict[str, Any]:
     }
 
 
+def table(results: Mapping[str, Any]) -> str:
+    """The results as the Markdown table of the README."""
+    lines = [
+        "| adapter | exact match: base | adapter | answer contained: base | adapter | bytes |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, result in results.items():
+        shares = [
+            f"{result[side][metric]:.1%}"
+            for metric in ("exact_match", "contains_answer")
+            for side in ("base_scores", "adapter_scores")
+        ]
+        lines.append(f"| `{name}` | {' | '.join(shares)} | {result['bytes']:,} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the example adapters.")
     parser.add_argument("names", nargs="*", default=list(TASKS), metavar="TASK")
@@ -93,7 +109,7 @@ def main() -> None:
         results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         results[name] = measure(name, base)
         RESULTS.write_text(json.dumps(dict(sorted(results.items())), indent=2) + "\n")
-        print(name, results[name]["base_scores"], results[name]["adapter_scores"])
+    print(table(json.loads(RESULTS.read_text())), end="")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 DATA = Path(__file__).parent / "data"
 SEED = 20240501
 NUM_TEST = 200
+REVIEWS = Path("node_modules/sentiment/test/fixtures/yelp.json")  # npm install sentiment@5.0.2
 DATE_FORMATS = (
     "MMMM d, y",
     "MMM d, y",
@@ -56,9 +57,8 @@ class Split:
 
 
 def reviews(_: random.Random) -> Iterable[tuple[str, str]]:
-    """Restaurant reviews from the npm package's fixture, unpacked into the current directory."""
-    fixture = Path("node_modules/sentiment/test/fixtures/yelp.json")
-    for row in json.loads(fixture.read_text()):
+    """Restaurant reviews from the npm package's fixture, installed in the current directory."""
+    for row in json.loads(REVIEWS.read_text(encoding="utf-8")):
         if row["class"] is not None:
             yield " ".join(row["text"].split()), "positive" if row["class"] else "negative"
 

