@@ -1,1 +1,6 @@
-"""Answers requests: HTTP in, tokens out. Read from the wire down: api, engine, model, adapters, kernels."""
+"""Answers requests: HTTP in, tokens out.
+
+Read from the wire down: api, engine, model, adapters, kernels.
+"""
+
+__version__ = "0.1.0"

@@ -111,8 +111,8 @@ class Engine:
             prefix_queries=scheduler.counts.prefix_queries,
             prefix_hits=scheduler.counts.prefix_hits,
             finished={reason.value: self._totals.finished[reason] for reason in FinishReason},
-            running_digests=_digests(scheduler.running),
-            waiting_digests=_digests(scheduler.waiting),
+            running_adapters=_adapter_names(scheduler.running),
+            waiting_adapters=_adapter_names(scheduler.waiting),
         )
 
     def check_integrity(self) -> None:
@@ -225,7 +225,6 @@ def _describe(
     )
 
 
-def _digests(sequences: Iterable[Sequence]) -> tuple[str, ...]:
-    """Digests of the adapters that `sequences` use, sorted."""
-    used = {digest for s in list(sequences) for digest in s.request.composition.digests}
-    return tuple(sorted(used))
+def _adapter_names(sequences: Iterable[Sequence]) -> tuple[str, ...]:
+    """Names of the adapters that `sequences` use, sorted."""
+    return tuple(sorted({name for s in list(sequences) for name in s.request.adapter_names}))

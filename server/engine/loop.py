@@ -8,7 +8,7 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from server.adapters.resident import AdapterLease
@@ -41,6 +41,36 @@ class _Ticket:
         self.deliver(output)
 
 
+class OutputStream:
+    """The outputs of one request, as an async iterator. `close` aborts what has not ended.
+
+    Iterating raises QueueFull, EngineStopped, or the error that ended the request.
+    """
+
+    def __init__(
+        self, outputs: "asyncio.Queue[SequenceOutput | Exception]", abort: Callable[[], None]
+    ) -> None:
+        self._outputs = outputs
+        self._abort = abort
+        self._is_over = False
+
+    def __aiter__(self) -> "OutputStream":
+        return self
+
+    async def __anext__(self) -> SequenceOutput:
+        if self._is_over:
+            raise StopAsyncIteration
+        output = await self._outputs.get()
+        self._is_over = isinstance(output, Exception) or output.finish_reason is not None
+        return _raise_error(output)
+
+    def close(self) -> None:
+        """Let the request go; nothing more is read."""
+        if not self._is_over:
+            self._is_over = True
+            self._abort()
+
+
 class EngineLoop:
     """Owns the engine's thread. Everything public here may be called from the event loop."""
 
@@ -69,24 +99,14 @@ class EngineLoop:
     def stats(self) -> EngineStats:
         return self._engine.stats()
 
-    async def generate(
-        self, request: GenerationRequest, lease: AdapterLease
-    ) -> AsyncIterator[SequenceOutput]:
-        """Outputs of `request` until its end; leaving early aborts it. Takes over `lease`.
+    def submit(self, request: GenerationRequest, lease: AdapterLease) -> OutputStream:
+        """Queue `request`; takes over `lease`, which is released with the request's end.
 
-        Raises QueueFull, EngineStopped, or the error that ended the request.
+        Raises EngineStopped. To be called from the event loop that reads the stream.
         """
         ticket = _Ticket(asyncio.get_running_loop(), asyncio.Queue(), lease)
-        self._submit(request, ticket)
-        is_over = False
-        try:
-            while not is_over:
-                output = await ticket.outputs.get()
-                is_over = isinstance(output, Exception) or output.finish_reason is not None
-                yield _raise_error(output)
-        finally:
-            if not is_over:
-                self.abort(request.request_id)
+        self._put(request, ticket)
+        return OutputStream(ticket.outputs, lambda: self.abort(request.request_id))
 
     def abort(self, request_id: str) -> None:
         """End a request if it is still live."""
@@ -97,7 +117,7 @@ class EngineLoop:
 
         self._commands.put(command)
 
-    def _submit(self, request: GenerationRequest, ticket: _Ticket) -> None:
+    def _put(self, request: GenerationRequest, ticket: _Ticket) -> None:
         def command() -> Iterable[SequenceOutput]:
             try:
                 self._engine.add(request)

@@ -17,6 +17,7 @@ class GenerationRequest:
     sampling: SamplingParams
     composition: Composition = BASE
     adapter_from: int = 0
+    adapter_names: tuple[str, ...] = ()  # for metrics only
     cache_salt: str = ""  # requests share cached pages only where their salts are equal
 
 

@@ -18,5 +18,5 @@ class EngineStats:
     prefix_queries: int  # prompt tokens looked up
     prefix_hits: int  # prompt tokens found
     finished: Mapping[str, int]  # by finish reason
-    running_digests: tuple[str, ...]  # adapters in use by running requests
-    waiting_digests: tuple[str, ...]
+    running_adapters: tuple[str, ...]  # names of adapters in use by running requests
+    waiting_adapters: tuple[str, ...]

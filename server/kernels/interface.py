@@ -71,7 +71,7 @@ class Kernels(Protocol):
         """`silu(gate) * up` of `[T, 2 * n]` holding gate, then up: `[T, n]`."""
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """RoPE on the first `cos.shape[-1]` of D dimensions, rotate-half form; x `[T, heads, D]`."""
+        """RoPE, rotate-half form, on the first `cos.shape[-1]` of D; x `[T, heads, D]`."""
 
     def write_cache(self, cache: Tensor, slots: Tensor, rows: Tensor) -> None:
         """`cache.view(P * L, K, D)[slots] = rows`; rows `[T, K, D]`."""

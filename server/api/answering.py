@@ -1,0 +1,117 @@
+"""What both generation routes do with planned jobs: run them, answer whole or streamed."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from server.api.choices import Choice, usage
+from server.api.composing import Served
+from server.api.generation import Job, submit
+from server.api.schemas import GenerationBody
+from server.api.services import Services
+from server.api.streams import DONE, interleave, sse, unless_gone
+from server.engine.engine import SequenceOutput
+from server.errors import BadRequest, error_body
+
+Outputs = AsyncIterator[tuple[int, SequenceOutput]]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How a route writes its answer."""
+
+    id: str
+    object: str
+    chunk_object: str
+    whole: Callable[[Choice], dict[str, Any]]  # a finished choice
+    delta: Callable[[Choice, SequenceOutput], dict[str, Any] | None]  # what an output adds
+    openings: Sequence[dict[str, Any]] = ()  # choices of chunks sent before any output
+
+
+async def answer(
+    request: Request,
+    services: Services,
+    body: GenerationBody,
+    served: Served,
+    jobs: Sequence[Job],
+    shape: Shape,
+) -> Response:
+    """Run `jobs` and answer in `shape`. The first output decides the status of a stream too."""
+    if body.stream_options is not None and not body.stream:
+        raise BadRequest("stream_options needs stream: true", "stream_options")
+    streams = await unless_gone(
+        request, submit(services, served, jobs, request.state.unique_id, body.cache_salt)
+    )
+    outputs = services.metrics.timed(interleave(streams))
+    choices = [Choice(index, job.prompt) for index, job in enumerate(jobs)]
+    headers = {**served.headers, **_ignored(body)}
+    envelope = {"id": shape.id, "created": int(time.time()), "model": served.model}
+    if body.stream:
+        first = await unless_gone(request, anext(outputs))
+        events = _events(outputs, first, choices, shape, envelope, body)
+        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+    await unless_gone(request, _collect(outputs, choices))
+    content = {
+        **envelope,
+        "object": shape.object,
+        "choices": [shape.whole(choice) for choice in choices],
+        "usage": usage(choices, body.n),
+        "system_fingerprint": None,
+    }
+    return JSONResponse(content, headers=headers)
+
+
+async def _collect(outputs: Outputs, choices: Sequence[Choice]) -> None:
+    async with aclosing(outputs):  # type: ignore[type-var]
+        async for index, output in outputs:
+            choices[index].add(output)
+
+
+async def _events(
+    outputs: Outputs,
+    first: tuple[int, SequenceOutput],
+    choices: Sequence[Choice],
+    shape: Shape,
+    envelope: dict[str, Any],
+    body: GenerationBody,
+) -> AsyncIterator[str]:
+    options = body.stream_options
+    wants_usage = options is not None and options.include_usage
+    wants_running_usage = wants_usage and options is not None and options.continuous_usage_stats
+
+    def chunk(choice: dict[str, Any]) -> str:
+        counts = usage(choices, body.n) if wants_running_usage else None
+        extra = {"usage": counts} if wants_usage else {}
+        return sse({**envelope, "object": shape.chunk_object, "choices": [choice], **extra})
+
+    async with aclosing(outputs):  # type: ignore[type-var]
+        try:
+            for opening in shape.openings:
+                yield chunk(opening)
+            async for index, output in _after(first, outputs):
+                choices[index].add(output)
+                if (delta := shape.delta(choices[index], output)) is not None:
+                    yield chunk(delta)
+        except Exception as error:
+            yield sse(error_body(error))
+        else:
+            if wants_usage:
+                final = {"choices": [], "usage": usage(choices, body.n)}
+                yield sse({**envelope, "object": shape.chunk_object, **final})
+        yield DONE
+
+
+async def _after(first: tuple[int, SequenceOutput], outputs: Outputs) -> Outputs:
+    yield first
+    async for item in outputs:
+        yield item
+
+
+def _ignored(body: GenerationBody) -> dict[str, str]:
+    ignored = [name for name in body.ignored_fields if name.isascii() and name.isprintable()]
+    return {"x-intarsia-ignored-fields": ",".join(ignored)} if ignored else {}

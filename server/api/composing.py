@@ -1,0 +1,80 @@
+"""From the names in a request to what is computed: references, weights, the composition."""
+
+from dataclasses import dataclass
+
+from starlette.concurrency import run_in_threadpool
+
+from adapters_store.errors import AdapterNotFound, InvalidName
+from adapters_store.ingest import AdapterStore
+from server.adapters.composition import BASE, Composition
+from server.api.schemas import GenerationBody
+from server.errors import BadRequest, ModelNotFound
+
+MODE = "batched"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The composition of a request, with the names that it resolved to."""
+
+    model: str  # what the answer calls the model
+    composition: Composition
+    members: tuple[tuple[str, str, float], ...] = ()  # (adapter id, digest, weight) as asked
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What served the request, told on every answer."""
+        named = "+".join(_weighted(name, weight) for name, _, weight in self.members)
+        return {
+            "x-intarsia-composition": named or "base",
+            "x-intarsia-digest": ",".join(digest for _, digest, _ in self.members) or "base",
+            "x-intarsia-mode": MODE,
+        }
+
+
+async def resolve(body: GenerationBody, base_name: str, store: AdapterStore) -> Served:
+    """What `body` asks for. Raises ModelNotFound for an unknown name, never the base instead."""
+    names_base = body.model is None or body.model == base_name
+    if body.adapters is None:
+        if body.merge is not None:
+            raise BadRequest("merge needs the field 'adapters'", "merge")
+        if names_base:
+            return Served(base_name, BASE)
+        return await _resolve_members([(str(body.model), 1.0)], "model", store)
+    if not names_base:
+        raise BadRequest("name the base in 'model' when 'adapters' is given, or neither", "model")
+    if len(body.adapters) > 1 and body.merge is None:
+        raise BadRequest(
+            "several adapters need a merge method; this server has "
+            '{"method": "linear"}, the exact weighted sum',
+            "merge",
+        )
+    weighted = [(member.id, member.weight) for member in body.adapters]
+    return await _resolve_members(weighted, "adapters", store)
+
+
+async def _resolve_members(
+    weighted: list[tuple[str, float]], param: str, store: AdapterStore
+) -> Served:
+    records = await run_in_threadpool(
+        lambda: [_find(store, reference, param) for reference, _ in weighted]
+    )
+    members = tuple(
+        (name, digest, weight)
+        for (name, digest), (_, weight) in zip(records, weighted, strict=True)
+    )
+    composition = Composition.linear((digest, weight) for _, digest, weight in members)
+    model = "+".join(_weighted(name, weight) for name, _, weight in members)
+    return Served(model, composition, members)
+
+
+def _find(store: AdapterStore, reference: str, param: str) -> tuple[str, str]:
+    try:
+        record = store.resolve(reference)
+    except (AdapterNotFound, InvalidName) as error:
+        raise ModelNotFound(reference, param) from error
+    return record.id, record.digest
+
+
+def _weighted(name: str, weight: float) -> str:
+    return name if weight == 1.0 else f"{name}*{weight:g}"

@@ -1,0 +1,68 @@
+"""From prompts to running requests: adapters made resident, sequences submitted, all or none."""
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from server.adapters.resident import AdapterLease, ResidentAdapters
+from server.api.composing import Served
+from server.api.services import Services
+from server.engine.loop import OutputStream
+from server.engine.sampling_params import SamplingParams
+from server.engine.sequence import GenerationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One choice to generate."""
+
+    prompt: list[int]
+    sampling: SamplingParams
+    adapter_from: int
+
+
+async def submit(
+    services: Services, served: Served, jobs: Sequence[Job], request_id: str, cache_salt: str
+) -> list[OutputStream]:
+    """Start every job, or none: an error or a cancellation on the way ends those that started."""
+    streams: list[OutputStream] = []
+    try:
+        for index, job in enumerate(jobs):
+            request = GenerationRequest(
+                request_id=f"{request_id}-{index}",
+                adapter_names=tuple(name for name, _, _ in served.members),
+                prompt_token_ids=tuple(job.prompt),
+                sampling=job.sampling,
+                composition=served.composition,
+                adapter_from=job.adapter_from,
+                cache_salt=cache_salt,
+            )
+            lease = await _lease(services.adapters, served.composition.digests)
+            streams.append(services.engine.submit(request, lease))
+    except BaseException:
+        for stream in streams:
+            stream.close()
+        raise
+    return streams
+
+
+def choice_seeds(seed: int | None, count: int) -> list[int]:
+    """Seeds of a request's choices: consecutive from the given one, else fresh."""
+    first = secrets.randbits(63) if seed is None else seed
+    return [first + index for index in range(count)]
+
+
+async def _lease(adapters: ResidentAdapters, digests: tuple[str, ...]) -> AdapterLease:
+    """Lease in a thread, since it may load. A lease that comes after a cancellation is released."""
+    leasing = asyncio.get_running_loop().run_in_executor(None, adapters.lease, digests)
+    try:
+        return await asyncio.shield(leasing)
+    except asyncio.CancelledError:
+        leasing.add_done_callback(_release)
+        raise
+
+
+def _release(leasing: "asyncio.Future[AdapterLease]") -> None:
+    if leasing.exception() is None:
+        leasing.result().release()

@@ -1,0 +1,55 @@
+"""What the routes work with: built once by the composition root, handed to every route."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol, cast
+
+from fastapi import Depends, Request
+
+from adapters_store.ingest import AdapterStore
+from server.adapters.resident import ResidentAdapters
+from server.engine.loop import EngineLoop
+from server.errors import UnsupportedMedia
+from server.metrics import RequestMetrics
+from server.model.text import TextCodec
+
+JSON = "application/json"
+
+
+class MetricsText(Protocol):
+    """Renders the metrics page."""
+
+    def __call__(self) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything a route may use."""
+
+    base_name: str
+    codec: TextCodec
+    vocab_size: int
+    sampling_defaults: Mapping[str, float | int]  # the checkpoint's own
+    max_model_len: int
+    started: int  # unix seconds
+    store: AdapterStore
+    adapters: ResidentAdapters
+    engine: EngineLoop
+    metrics: RequestMetrics
+    render_metrics: MetricsText
+    description: dict[str, Any]  # what /version answers
+
+
+def get_services(request: Request) -> Services:
+    """The services of the application that got this request."""
+    return cast(Services, request.app.state.services)
+
+
+def require_json(request: Request) -> None:
+    """Raise UnsupportedMedia unless the body says that it is JSON."""
+    content_type = request.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != JSON:
+        raise UnsupportedMedia(content_type or None, JSON)
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]

@@ -1,0 +1,76 @@
+"""Streams of outputs: several at once, watched for a client that goes away, written as SSE."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+
+from server.engine.engine import SequenceOutput
+from server.engine.loop import OutputStream
+from server.errors import ClientGone
+
+T = TypeVar("T")
+
+DONE = "data: [DONE]\n\n"
+
+
+def sse(data: Mapping[str, Any]) -> str:
+    """One event of a text/event-stream."""
+    return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+async def interleave(
+    streams: Sequence[OutputStream],
+) -> AsyncIterator[tuple[int, SequenceOutput]]:
+    """(stream's index, output) as they come. One failing stream ends all; leaving closes all."""
+    outputs: asyncio.Queue[tuple[int, SequenceOutput] | Exception | None] = asyncio.Queue()
+
+    async def pump(index: int, stream: OutputStream) -> None:
+        try:
+            async for output in stream:
+                outputs.put_nowait((index, output))
+            outputs.put_nowait(None)
+        except Exception as error:
+            outputs.put_nowait(error)
+
+    pumps = [asyncio.create_task(pump(index, stream)) for index, stream in enumerate(streams)]
+    try:
+        num_open = len(pumps)
+        while num_open:
+            output = await outputs.get()
+            if output is None:
+                num_open -= 1
+            elif isinstance(output, Exception):
+                raise output
+            else:
+                yield output
+    finally:
+        for task, stream in zip(pumps, streams, strict=True):
+            task.cancel()
+            stream.close()
+        await asyncio.gather(*pumps, return_exceptions=True)
+
+
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """The result of `work`, which is cancelled (and ClientGone raised) if the client hangs up.
+
+    The request's body must have been read already.
+    """
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_wait_for_disconnect(request))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        return working.result()
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def _wait_for_disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

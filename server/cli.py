@@ -1,0 +1,79 @@
+"""`intarsia serve`: flags made from the settings' fields, a start that says what it does."""
+
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+
+import click
+import uvicorn
+from pydantic import ValidationError
+from rich.console import Console
+
+from adapters_store.registry import AdapterRecord
+from server.api.services import Services
+from server.app import create_app
+from server.model.errors import ModelError
+from server.settings import Settings, SettingsConflict
+
+GRACE_SECONDS = 30  # running requests get this long when the server is told to stop
+SHOWN_ADAPTERS = 10
+
+
+@click.command(
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
+@click.argument("flags", nargs=-1, type=click.UNPROCESSED)
+def serve(flags: tuple[str, ...]) -> None:
+    """Serve a base model and its adapters over the OpenAI API."""
+    console = Console(stderr=True)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        settings = Settings(_cli_parse_args=list(flags))
+        app = create_app(settings, lambda message: console.print(f"[dim]·[/] {message}"))
+    except ValidationError as error:
+        sys.exit(_settings_faults(error))
+    except (SettingsConflict, ModelError) as error:
+        sys.exit(f"intarsia: {error}")
+    console.print(welcome(app.state.services, settings), highlight=False)
+    uvicorn.run(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+
+
+def _settings_faults(error: ValidationError) -> str:
+    lines = [
+        f"INTARSIA_{'_'.join(map(str, fault['loc'])).upper()}={fault['input']!r}: {fault['msg']}"
+        for fault in error.errors()
+    ]
+    return "\n".join(["intarsia: the settings cannot be used:", *lines])
+
+
+def welcome(services: Services, settings: Settings) -> str:
+    """What is served, where, and what to try."""
+    url = f"http://{settings.host}:{settings.port}"
+    records, _ = services.store.list_page(SHOWN_ADAPTERS, None)
+    models = [services.base_name, *(record.name for record in records)]
+    lines = [f"[bold]Intarsia[/] serves {services.base_name} at {url}", *_listed(records)]
+    lines += ["", "Try, in another terminal:", *(f"  {_chat(m, records)}" for m in models[:3])]
+    lines.append(f"  curl {url}/v1/models")
+    return "\n".join(lines)
+
+
+def _listed(records: Sequence[AdapterRecord]) -> list[str]:
+    return [f"  [cyan]{r.id}[/] {r.metadata.get('description', '')}" for r in records]
+
+
+def _chat(model: str, records: Sequence[AdapterRecord]) -> str:
+    """A command that asks `model` what its adapter was made for."""
+    examples = [str(r.metadata["example"]) for r in records if "example" in r.metadata]
+    own = [
+        str(r.metadata["example"]) for r in records if r.name == model and "example" in r.metadata
+    ]
+    prompt = (own or examples or ["What is the capital of France?"])[0]
+    return f".venv/bin/intarsia chat --model {model} {shlex.quote(prompt)}"

@@ -1,0 +1,140 @@
+"""What a client is told when something goes wrong: one table, one error object.
+
+Every error of the store and the engine is a row of TABLE; a test enumerates them. Errors that
+exist only on the wire are defined here:
+
+RequestError
+├── BadRequest          a field that cannot be served; `param` names it
+├── Unauthorized        no key, or not the server's
+├── ModelNotFound       `model` (or an adapter's id) names nothing that is served
+├── UnsupportedMedia    the body's content type is not one that the route reads
+├── BodyTooLarge        more bytes than the route takes
+├── ClientGone          the client hung up; nobody reads the answer
+└── NotReady            starting or stopping
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from adapters_store import errors as store
+from server.adapters.errors import AdapterMemoryFull
+from server.engine import errors as engine
+
+
+class RequestError(Exception):
+    """A request that cannot be served; `param` is the field at fault, where there is one."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        self.param = param
+        super().__init__(message)
+
+
+class BadRequest(RequestError):
+    """The field `param` holds something that cannot be served."""
+
+
+class Unauthorized(RequestError):
+    """No API key, or not the server's."""
+
+    def __init__(self) -> None:
+        super().__init__("missing or wrong API key; send it as 'Authorization: Bearer <key>'")
+
+
+class ModelNotFound(RequestError):
+    """`reference` names neither the base nor an adapter."""
+
+    def __init__(self, reference: str, param: str) -> None:
+        self.reference = reference
+        super().__init__(f"The model `{reference}` does not exist.", param)
+
+
+class UnsupportedMedia(RequestError):
+    """The body is `found`, the route reads `expected`."""
+
+    def __init__(self, found: str | None, expected: str) -> None:
+        self.found, self.expected = found, expected
+        super().__init__(f"content-type must be {expected}, not {found!r}")
+
+
+class BodyTooLarge(RequestError):
+    """The body has more than `limit` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        super().__init__(f"the request body has more than {limit} bytes")
+
+
+class ClientGone(RequestError):
+    """The client closed the connection before its answer was ready."""
+
+    def __init__(self) -> None:
+        super().__init__("the client closed the connection")
+
+
+class NotReady(RequestError):
+    """The server is starting or stopping."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is starting or stopping")
+
+
+class Row(NamedTuple):
+    """How an exception class is shown: HTTP status, OpenAI's `type`, a stable `code`."""
+
+    status: int
+    type: str
+    code: str
+
+
+INVALID, NOT_FOUND, SERVER = "invalid_request_error", "not_found_error", "server_error"
+
+TABLE: Mapping[type[Exception], Row] = {
+    BadRequest: Row(400, INVALID, "bad_request"),
+    engine.InvalidParameter: Row(400, INVALID, "invalid_parameter"),
+    store.InvalidName: Row(400, INVALID, "invalid_name"),
+    Unauthorized: Row(401, "authentication_error", "invalid_api_key"),
+    ModelNotFound: Row(404, NOT_FOUND, "model_not_found"),
+    store.AdapterNotFound: Row(404, NOT_FOUND, "adapter_not_found"),
+    store.NameConflict: Row(409, "conflict_error", "name_conflict"),
+    BodyTooLarge: Row(413, INVALID, "body_too_large"),
+    store.AdapterTooLarge: Row(413, INVALID, "adapter_too_large"),
+    UnsupportedMedia: Row(415, INVALID, "unsupported_media_type"),
+    store.AdapterRefused: Row(422, INVALID, "adapter_refused"),
+    engine.QueueFull: Row(429, "rate_limit_error", "queue_full"),
+    ClientGone: Row(499, INVALID, "client_closed_request"),
+    engine.StepFailed: Row(500, SERVER, "step_failed"),
+    store.BlobCorrupt: Row(500, SERVER, "blob_corrupt"),
+    engine.EngineStopped: Row(503, SERVER, "stopping"),
+    NotReady: Row(503, SERVER, "not_ready"),
+    AdapterMemoryFull: Row(503, SERVER, "adapter_memory_full"),
+}
+
+UNEXPECTED = Row(500, SERVER, "internal_error")
+
+
+def row_of(error: Exception) -> Row:
+    """The row of the nearest class of `error`; UNEXPECTED for one that has none."""
+    return next((TABLE[cls] for cls in type(error).__mro__ if cls in TABLE), UNEXPECTED)
+
+
+def error_body(error: Exception) -> dict[str, Any]:
+    """The one error object. An unexpected error's text stays in the log."""
+    row = row_of(error)
+    body: dict[str, Any] = {
+        "message": "internal error" if row is UNEXPECTED else str(error),
+        "type": row.type,
+        "param": getattr(error, "param", None) or getattr(error, "field", None),
+        "code": row.code,
+    }
+    if isinstance(error, store.AdapterRefused):
+        body["reasons"] = list(error.reasons)
+    return {"error": body}
+
+
+def error_headers(error: Exception) -> dict[str, str]:
+    """Headers that go with the status."""
+    if isinstance(error, engine.QueueFull):
+        return {"retry-after": str(error.retry_after_s)}
+    if isinstance(error, AdapterMemoryFull):
+        return {"retry-after": "1"}
+    return {"www-authenticate": "Bearer"} if isinstance(error, Unauthorized) else {}

@@ -1,0 +1,37 @@
+"""Text to token ids and back, safe to use from several threads at once.
+
+Goes straight to the immutable Rust tokenizer: transformers' wrapper changes shared state per call.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+
+class TextCodec:
+    """Encodes prompts and chats as the checkpoint's tokenizer and template say."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._tokenizer = tokenizer
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool) -> str:
+        """Text of `token_ids`; bytes that are no character become U+FFFD."""
+        text: str = self._backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+        return text
+
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool
+    ) -> list[int]:
+        """Token ids of a conversation. Raises jinja2.TemplateError; ValueError without template."""
+        text: str = self._tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=add_generation_prompt, tokenize=False
+        )
+        return self.encode(text, add_special_tokens=False)

@@ -1,0 +1,65 @@
+"""The only reader of the environment. Frozen; every field is also a flag of `intarsia serve`."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ByteSize, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DEMO = "demo"
+
+
+class SettingsConflict(Exception):
+    """The setting `key` holds `value`, which cannot be had: `reason`."""
+
+    def __init__(self, key: str, value: object, reason: str) -> None:
+        self.key, self.value, self.reason = key, value, reason
+        super().__init__(f"INTARSIA_{key.upper()}={value}: {reason}")
+
+
+class Settings(BaseSettings):
+    """Set by flags (--max-num-seqs 8), then by INTARSIA_MAX_NUM_SEQS, else the defaults."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="INTARSIA_",
+        frozen=True,
+        cli_kebab_case=True,
+        cli_prog_name="intarsia serve",
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    host: str = Field("127.0.0.1", description="address to listen on; loopback unless told")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+    api_key: SecretStr | None = Field(None, description="if set, every route but health wants it")
+    base_model: str = Field(DEMO, description="'demo', a local checkpoint directory, or a hub name")
+    served_model_name: str | None = Field(None, description="name of the base in requests")
+    data_dir: Path = Field(Path("data"), description="adapters, registry and the demo base")
+    publish_dir: Path | None = Field(
+        None, description="publish every *.safetensors of this directory, by its stem, at start"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="of weights and activations; auto: fp32 on CPU, bf16 on CUDA"
+    )
+    max_model_len: int | None = Field(
+        None, gt=0, description="longest sequence, prompt and output; else what model and KV allow"
+    )
+    kv_cache_bytes: ByteSize = Field(ByteSize(1 << 30), gt=0, description="memory for KV pages")
+    page_size: int = Field(16, gt=0, description="tokens per KV page")
+    max_num_seqs: int = Field(64, gt=0, description="sequences in one step")
+    max_num_batched_tokens: int = Field(512, gt=0, description="tokens in one step")
+    max_queued_requests: int = Field(256, gt=0, description="waiting requests before a 429")
+    max_adapter_bytes_device: ByteSize = Field(
+        ByteSize(1 << 30), gt=0, description="memory for adapters beside the model"
+    )
+    max_upload_bytes: ByteSize = Field(ByteSize(1 << 30), gt=0, description="largest adapter file")
+    max_adapter_nnz: int = Field(1 << 30, gt=0, description="most entries of one adapter")
+    max_request_bytes: ByteSize = Field(ByteSize(16 << 20), gt=0, description="largest JSON body")
+
+    @field_validator("api_key")
+    @classmethod
+    def _not_empty(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and not key.get_secret_value():
+            raise ValueError("must not be empty; unset it to serve without a key")
+        return key
