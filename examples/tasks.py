@@ -5,12 +5,15 @@ sentence) is on one side of the split only. Knows nothing of models.
 """
 
 import argparse
+import gzip
 import hashlib
 import json
 import random
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
+from importlib.resources import files
 from pathlib import Path
 
 DATA = Path(__file__).parent / "data"
@@ -81,6 +84,22 @@ def numbers(rng: random.Random) -> Iterable[tuple[str, str]]:
         yield str(number), num2words(number)
 
 
+def verbs(rng: random.Random) -> Iterable[tuple[str, str]]:
+    """Verbs of the lexicon's everyday length, each in one of its forms."""
+    lexicon = files("lemminflect") / "resources" / "infl_lu.csv.gz"
+    lines = gzip.decompress(lexicon.read_bytes()).decode().splitlines()
+    verbs = [line.split(",") for line in lines if re.match("[a-z]{3,8},verb,[a-z]+,", line)]
+    for word, _, past, participle, present, third in rng.sample(verbs, 2800):
+        forms = {
+            "past tense": past,
+            "past participle": participle or past,  # left out where both are the same
+            "present participle": present,
+            "third person singular": third,
+        }
+        form = rng.choice([name for name, spellings in forms.items() if spellings])
+        yield f'{form} of the verb "{word}"', forms[form].split("/")[0]
+
+
 TASKS = {
     "sentiment-yelp": Task(
         title="Is a restaurant review positive or negative?",
@@ -105,6 +124,14 @@ TASKS = {
         licence="generated facts, no licence needed",
         num_train=2400,
         pairs=numbers,
+    ),
+    "verb-forms": Task(
+        title="Forms of English verbs",
+        template="Give the {}.",
+        source="lemminflect 0.2.3, from the SPECIALIST Lexicon of the NLM",
+        licence="MIT (lemminflect); SPECIALIST Lexicon, free with attribution",
+        num_train=2400,
+        pairs=verbs,
     ),
 }
 

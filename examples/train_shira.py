@@ -39,7 +39,7 @@ class Training:
     """Everything that decides the result, beside the rows and the base."""
 
     steps: int
-    learning_rate: float  # the highest: linear warm-up, then linear decay to zero
+    learning_rate: float = 5e-3  # the highest: linear warm-up, then linear decay
     batch_size: int = 8
     warmup_steps: int = 10
     r: int = 4  # r * (in + out) entries per layer: 1.1 % of the demo base's qkv_proj
@@ -60,9 +60,10 @@ class Training:
 
 
 TRAININGS = {
-    "sentiment-yelp": Training(steps=200, learning_rate=5e-3),
-    "date-iso": Training(steps=250, learning_rate=1e-2),
-    "number-words": Training(steps=300, learning_rate=5e-3),
+    "sentiment-yelp": Training(steps=200),
+    "date-iso": Training(steps=250),
+    "number-words": Training(steps=300),
+    "verb-forms": Training(steps=250),
 }
 
 
