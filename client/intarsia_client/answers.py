@@ -120,4 +120,7 @@ def _error_object(body: str) -> Json:
 
 def _seconds(retry_after: str | None) -> float | None:
     """Retry-After in seconds; its other form, a date, is one that the server never sends."""
-    return float(retry_after) if retry_after and retry_after.isdigit() else None
+    try:
+        return float(retry_after) if retry_after else None
+    except ValueError:
+        return None

@@ -17,6 +17,7 @@ from intarsia_client.client import Client
 from intarsia_client.conversation import Conversation, show_answer, talk
 from intarsia_client.errors import UnexpectedAnswer
 from intarsia_client.files import OnProgress
+from intarsia_client.options import ChatOptions
 from intarsia_client.types import Adapter, AdapterWeight
 from intarsia_client.wire import API_KEY_VARIABLE, DEFAULT_URL
 
@@ -45,7 +46,14 @@ def member(text: str) -> AdapterWeight:
 @click.command()
 @click.argument("prompt", required=False)
 @click.option("--model", help="A base or an adapter; the server's base when absent.")
-@click.option("--adapter", "members", type=member, multiple=True, metavar="REF[=WEIGHT]")
+@click.option(
+    "--adapter",
+    "members",
+    type=member,
+    multiple=True,
+    metavar="REF[=WEIGHT]",
+    help="On top of the base; several are added up, each times its weight.",
+)
 @click.option("--system", help="Message that opens the conversation.")
 @click.option("--max-tokens", type=click.IntRange(min=1))
 @click.option("--temperature", type=click.FloatRange(min=0))
@@ -59,13 +67,13 @@ def chat(
     max_tokens: int | None,
     temperature: float | None,
 ) -> None:
-    """Answer PROMPT, or what is piped in; without either, hold a conversation."""
-    conversation = Conversation(
-        client,
-        model or _base_model(client),
-        system,
-        {"adapters": members or None, "max_tokens": max_tokens, "temperature": temperature},
-    )
+    """Answer a prompt, or hold a conversation.
+
+    Answers PROMPT or what is piped in, once; on a terminal and without a PROMPT, line by line.
+    """
+    limits: ChatOptions = {"max_tokens": max_tokens, "temperature": temperature}
+    options: ChatOptions = {**limits, **_composition(members)}
+    conversation = Conversation(client, model or _base_model(client), system, options)
     if prompt is None and sys.stdin.isatty():
         talk(conversation)
     else:
@@ -97,7 +105,7 @@ def list_adapters(client: Client, is_json: bool) -> None:
 @as_json
 @with_client
 def show(client: Client, reference: str, is_json: bool) -> None:
-    """Show one adapter and what it does to each layer."""
+    """Show one adapter."""
     _show(client.adapter(reference), is_json)
 
 
@@ -140,6 +148,12 @@ def download(client: Client, reference: str, path: Path) -> None:
         raise click.BadParameter(f"there is no directory {path.parent}", param_hint="PATH")
     client.download(reference, path)
     click.echo(f"Wrote {path}: {path.stat().st_size:,} bytes.")
+
+
+def _composition(members: tuple[AdapterWeight, ...]) -> ChatOptions:
+    if len(members) < 2:
+        return {"adapters": members or None}
+    return {"adapters": members, "merge": {"method": "linear"}}
 
 
 def _piped() -> str:

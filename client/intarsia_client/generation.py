@@ -17,13 +17,18 @@ class Served:
     request_id: str | None = None
     composition: str | None = None
     digest: str | None = None
+    mode: str | None = None
+    ignored_fields: tuple[str, ...] = ()  # request fields that the server does not know
 
     @classmethod
     def from_headers(cls, headers: Mapping[str, str]) -> Self:
+        ignored = headers.get("x-intarsia-ignored-fields")
         return cls(
-            headers.get("x-request-id"),
-            headers.get("x-intarsia-composition"),
-            headers.get("x-intarsia-digest"),
+            request_id=headers.get("x-request-id"),
+            composition=headers.get("x-intarsia-composition"),
+            digest=headers.get("x-intarsia-digest"),
+            mode=headers.get("x-intarsia-mode"),
+            ignored_fields=tuple(ignored.split(",")) if ignored else (),
         )
 
 

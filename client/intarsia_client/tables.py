@@ -49,7 +49,5 @@ def _effect(effect: AdapterEffect) -> Table:
     return table
 
 
-def _date(created: int | None) -> str:
-    if created is None:
-        return ""
+def _date(created: float) -> str:
     return datetime.fromtimestamp(created).astimezone().isoformat(" ", "minutes")

@@ -64,19 +64,20 @@ class AdapterEffect(Answer):
 class Adapter(Answer):
     """One version of an adapter as the registry has it.
 
-    `bytes` is its size on disk, `created` is in Unix seconds. A dry run has no `version`.
+    `bytes` is its size on disk, `created` is in Unix seconds, and `effect` comes with uploads only.
+    After a dry run it is the version that an upload would have made.
     """
 
     id: str
     name: str
-    version: int | None
+    version: int
     digest: str
     base: str
     kinds: tuple[str, ...]
     layers: int
     nnz: int
     bytes: int
-    created: int | None
+    created: float
     metadata: Json
     effect: AdapterEffect | None
 

@@ -63,9 +63,16 @@ def connection(
         raise InvalidArgument("base_url", f"{base_url!r}: {error}") from error
     if url.scheme not in ("http", "https") or not url.host:
         raise InvalidArgument("base_url", f"{base_url!r} is not of the form http://host:port")
+    return {"base_url": url, "headers": _authorization(api_key), "timeout": timeout}
+
+
+def _authorization(api_key: str | None) -> dict[str, str]:
     key = os.environ.get(API_KEY_VARIABLE) if api_key is None else api_key
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    return {"base_url": url, "headers": headers, "timeout": timeout}
+    if not key:
+        return {}
+    if not (key.isascii() and key.isprintable()):
+        raise InvalidArgument("api_key", "it has characters that a header cannot hold")
+    return {"authorization": f"Bearer {key}"}
 
 
 def completion(
@@ -86,9 +93,10 @@ def chat(
 
 
 def upload(file: BinaryIO, name: str, metadata: Json | None, dry_run: bool) -> Call[Adapter]:
+    form = {"name": name} | ({} if metadata is None else {"metadata": _json("metadata", metadata)})
     arguments = {
         "files": {"file": (Path(file.name).name, file)},
-        "data": {"name": name} | ({} if metadata is None else {"metadata": json.dumps(metadata)}),
+        "data": form,
         "params": {"dry_run": "true"} if dry_run else {},
     }
     return Call("POST", "/v1/adapters", _adapter, arguments)
@@ -140,6 +148,13 @@ def _fields(options: Mapping[str, Any], stream: bool) -> dict[str, Any]:
     if not stream:
         return body
     return {"stream_options": {"include_usage": True}, **body, "stream": True}
+
+
+def _json(field: str, value: Json) -> str:
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(field, str(error)) from error
 
 
 def _completion(response: httpx.Response) -> Completion:

@@ -55,7 +55,7 @@ def adapter_json() -> dict[str, Any]:
         "layers": 1,
         "nnz": 5529,
         "bytes": 44232,
-        "created": 1700000000,
+        "created": 1700000000.25,
         "metadata": {"task": "sql"},
         "effect": {"layers": [layer | numbers], **numbers},
         "tier": "host",

@@ -99,6 +99,8 @@ def test_completion_holds_text_usage_and_what_served_it(drive: Any) -> None:
         "x-request-id": "req-1",
         "x-intarsia-composition": "sql@3",
         "x-intarsia-digest": "sha256:aa",
+        "x-intarsia-mode": "batched",
+        "x-intarsia-ignored-fields": "top_q,newer",
     }
     answer = drive(
         lambda _: httpx.Response(200, json=COMPLETION, headers=headers), "generate", "a", model="m"
@@ -107,7 +109,7 @@ def test_completion_holds_text_usage_and_what_served_it(drive: Any) -> None:
     assert (answer.text, answer.finish_reason, answer.model) == (" Paris", "stop", "sql@3")
     assert answer.usage is not None
     assert (answer.usage.total_tokens, answer.usage.cached_tokens) == (7, 4)
-    assert answer.served == Served("req-1", "sql@3", "sha256:aa")
+    assert answer.served == Served("req-1", "sql@3", "sha256:aa", "batched", ("top_q", "newer"))
     assert answer.raw["object"] == "text_completion"
 
 
@@ -243,6 +245,13 @@ def test_api_key_goes_into_the_header(
 
     with Client(api_key=argument, transport=httpx.MockTransport(handler)) as client:
         assert client.ready()
+
+
+@pytest.mark.parametrize("key", ["clé", "a\nb", "a\x00"])
+def test_api_key_that_no_header_can_hold_is_refused_without_showing_it(key: str) -> None:
+    with pytest.raises(InvalidArgument, match="api_key") as caught:
+        Client(api_key=key)
+    assert key not in str(caught.value)
 
 
 def test_base_url_may_have_a_path() -> None:

@@ -78,7 +78,13 @@ def test_refused_adapter_lists_the_reasons(drive: Any) -> None:
     assert caught.value.reasons == ("nan at 3", "unknown layer x")
 
 
-WAITS = [(None, None), ("0", 0.0), ("7", 7.0), ("Wed, 21 Oct 2026 07:28:00 GMT", None)]
+WAITS = [
+    (None, None),
+    ("0", 0.0),
+    ("7", 7.0),
+    ("0.5", 0.5),
+    ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+]
 
 
 @pytest.mark.parametrize(("header", "seconds"), WAITS)

@@ -65,6 +65,13 @@ def test_metadata_and_dry_run_are_sent(drive: Any, server: Server, tmp_path: Pat
     assert server.query == {"dry_run": "true"}
 
 
+def test_metadata_that_json_cannot_hold_is_refused(drive: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    path.write_bytes(b"x")
+    with pytest.raises(InvalidArgument, match="metadata"):
+        drive(lambda _: pytest.fail("it was sent"), "upload", path, "sql", {"loss": float("nan")})
+
+
 def test_directory_is_packed_with_the_two_files_that_count(
     drive: Any, server: Server, peft_directory: Path
 ) -> None:

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from click.testing import CliRunner, Result
 from intarsia_client import Client, cli, commands
+from rich.console import Console
 
 HEAD = {"id": "chatcmpl-1", "created": 1, "model": "m"}
 MODELS = [{"id": "sql@3", "parent": "demo"}, {"id": "demo", "parent": None}]
@@ -79,7 +80,7 @@ def server(monkeypatch: pytest.MonkeyPatch, adapter_json: dict[str, Any]) -> Ser
 def intarsia(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Runs `intarsia *args` with the commands of ENTRY_POINTS installed."""
 
-    def installed(**chosen: str) -> EntryPoints:
+    def installed(**chosen: Any) -> EntryPoints:
         return ENTRY_POINTS.select(**chosen)
 
     monkeypatch.setattr(cli, "entry_points", installed)
@@ -126,24 +127,20 @@ def test_nothing_to_answer_is_a_usage_error(intarsia: Intarsia, server: Server) 
 
 def test_chat_options_are_sent(intarsia: Intarsia, server: Server) -> None:
     adapters = ["--adapter", "sql@3=0.5", "--adapter", "ns/x@sha256:a"]
-    intarsia(
-        *[
-            "chat",
-            *adapters,
-            "--system",
-            "Be brief",
-            "--max-tokens",
-            "5",
-            "--temperature",
-            "0",
-            "hi",
-        ]
-    )
+    limits = ["--max-tokens", "5", "--temperature", "0"]
+    intarsia("chat", *adapters, "--system", "Be brief", *limits, "hi")
     [body] = server.chats
     members = [{"id": "sql@3", "weight": 0.5}, {"id": "ns/x@sha256:a", "weight": 1.0}]
-    assert body["adapters"] == members
+    assert (body["adapters"], body["merge"]) == (members, {"method": "linear"})
     assert (body["max_tokens"], body["temperature"]) == (5, 0.0)
     assert body["messages"][0] == {"role": "system", "content": "Be brief"}
+
+
+def test_one_adapter_needs_no_merge(intarsia: Intarsia, server: Server) -> None:
+    intarsia("chat", "--adapter", "sql", "hi")
+    [body] = server.chats
+    assert body["adapters"] == [{"id": "sql", "weight": 1.0}]
+    assert "merge" not in body
 
 
 WRONG = [
@@ -292,8 +289,7 @@ def test_upload_on_a_terminal_draws_its_progress(
 ) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"x" * 200_000)
-    terminal = functools.partial(commands.Console, force_terminal=True)
-    monkeypatch.setattr(commands, "Console", terminal)
+    monkeypatch.setattr(commands, "Console", functools.partial(Console, force_terminal=True))
     result = intarsia("adapters", "upload", str(path), "--name", "sql")
     assert result.exit_code == 0
     assert "200.0/200.0 kB" in result.stderr

@@ -15,6 +15,7 @@ STREAMS = [
     pytest.param(b"event: x\n\n", [], id="no-data-is-no-event"),
     pytest.param(b"data: a\n\n", [("message", "a")], id="lf"),
     pytest.param(b"data: a\r\n\r\n", [("message", "a")], id="crlf"),
+    pytest.param(b"data: a\r\ndata: b\r\n\r\n", [("message", "a\nb")], id="crlf-between-data"),
     pytest.param(b"data: a\r\rdata: b\r\r", [("message", "a"), ("message", "b")], id="cr"),
     pytest.param(b"data: a\r\n\ndata: b\n\r\n", [("message", "a"), ("message", "b")], id="mixed"),
     pytest.param(b"data\n\n", [("message", "")], id="field-without-colon"),
@@ -49,7 +50,22 @@ def test_stream_gives_its_events_whole_and_byte_by_byte(
     assert parse([stream[i : i + 1] for i in range(len(stream))]) == events
 
 
-PIECES = ["data", ":", " ", "event", "\n", "\r", "\r\n", "é", "𝄞", "x", "\ufeff", "[DONE]", "{}"]
+PIECES = [
+    "data: a",
+    "data",
+    ":",
+    " ",
+    "event",
+    "\n",
+    "\r",
+    "\r\n",
+    "é",
+    "𝄞",
+    "x",
+    "\ufeff",
+    "[DONE]",
+    "{}",
+]
 
 
 @given(st.lists(st.sampled_from(PIECES)), st.lists(st.integers(min_value=0)))
