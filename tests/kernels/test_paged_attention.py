@@ -1,0 +1,121 @@
+"""Attention over pages, against a plain softmax in fp64."""
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from server.kernels.interface import AttentionBatch
+from server.kernels.reference import ReferenceKernels
+
+KERNELS = ReferenceKernels("cpu")
+HEAD_DIM, PAGE_SIZE, SCALE = 8, 4, 0.3
+
+
+@dataclass
+class Case:
+    """Sequences of `lengths` tokens, of which the last `news` are queries."""
+
+    lengths: list[int]
+    news: list[int]
+    queries: list[Tensor]  # [new, H, D]
+    keys: list[Tensor]  # [length, K, D]
+    values: list[Tensor]
+
+
+def make_case(lengths: list[int], news: list[int], num_heads: int, num_kv_heads: int) -> Case:
+    source = torch.Generator().manual_seed(sum(lengths))
+
+    def rows(count: int, heads: int) -> Tensor:
+        return torch.randn(count, heads, HEAD_DIM, generator=source)
+
+    return Case(
+        lengths,
+        news,
+        [rows(new, num_heads) for new in news],
+        [rows(length, num_kv_heads) for length in lengths],
+        [rows(length, num_kv_heads) for length in lengths],
+    )
+
+
+def paged_attention(case: Case, window: int | None, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Attention over a cache whose every unused place is NaN, so that reading one shows."""
+    counts = [-(-length // PAGE_SIZE) for length in case.lengths]
+    order = torch.randperm(sum(counts) + 2, generator=torch.Generator().manual_seed(1))
+    tables = torch.full((len(counts), max(counts)), int(order[-1]))
+    shape = (len(order), PAGE_SIZE, *case.keys[0].shape[1:])
+    keys, values = (torch.full(shape, torch.nan, dtype=dtype) for _ in range(2))
+    new_slots = []
+    for row, (length, new) in enumerate(zip(case.lengths, case.news, strict=True)):
+        first = sum(counts[:row])
+        tables[row, : counts[row]] = order[first : first + counts[row]]
+        places = torch.arange(length)
+        slots = tables[row, places // PAGE_SIZE] * PAGE_SIZE + places % PAGE_SIZE
+        KERNELS.write_cache(keys, slots, case.keys[row].to(dtype))
+        KERNELS.write_cache(values, slots, case.values[row].to(dtype))
+        new_slots.append(slots[length - new :])
+    batch = AttentionBatch(
+        query_offsets=[0, *accumulate(case.news)],
+        context_lengths=case.lengths,
+        block_tables=tables,
+        slots=torch.cat(new_slots),
+    )
+    query = torch.cat(case.queries).to(dtype)
+    return KERNELS.attention(query, keys, values, batch, scale=SCALE, sliding_window=window)
+
+
+def plain_attention(case: Case, window: int | None) -> Tensor:
+    outputs = []
+    for query, keys, values in zip(case.queries, case.keys, case.values, strict=True):
+        group = query.shape[1] // keys.shape[1]
+        wide_keys = keys.double().repeat_interleave(group, dim=1)
+        wide_values = values.double().repeat_interleave(group, dim=1)
+        scores = torch.einsum("qhd,khd->hqk", query.double(), wide_keys) * SCALE
+        i = torch.arange(len(keys) - len(query), len(keys))[:, None]
+        j = torch.arange(len(keys))
+        seen = (j <= i) & (j > i - (window or len(keys)))
+        weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+        outputs.append(torch.einsum("hqk,khd->qhd", weights, wide_values))
+    return torch.cat(outputs)
+
+
+SEQUENCES = st.lists(
+    st.integers(1, 20).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(deadline=None)
+@given(
+    sequences=SEQUENCES,
+    heads=st.sampled_from([(1, 1), (4, 4), (4, 2), (6, 1)]),
+    window=st.none() | st.integers(1, 24),
+)
+def test_attention_is_a_softmax_over_the_visible_tokens(
+    sequences: list[tuple[int, int]], heads: tuple[int, int], window: int | None
+) -> None:
+    case = make_case([n for n, _ in sequences], [new for _, new in sequences], *heads)
+    output = paged_attention(case, window)
+    torch.testing.assert_close(output.double(), plain_attention(case, window), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("window", [None, 1, PAGE_SIZE, PAGE_SIZE + 1])
+def test_batch_mates_change_no_bit(window: int | None) -> None:
+    case = make_case([9, 17, 1], [1, 6, 1], 4, 2)
+    together = paged_attention(case, window).split(case.news)
+    for row, output in enumerate(together):
+        parts = (case.lengths, case.news, case.queries, case.keys, case.values)
+        alone = Case(*([part[row]] for part in parts))  # type: ignore[arg-type]
+        assert torch.equal(paged_attention(alone, window), output)
+
+
+def test_16_bit_attention_is_within_its_rounding() -> None:
+    case = make_case([30, 7], [5, 7], 4, 2)
+    output = paged_attention(case, None, torch.bfloat16)
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output.double(), plain_attention(case, None), rtol=0, atol=0.03)
