@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def _first_value_changed(tensor: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", MAKERS)
 def test_digest_changes_with_every_tensor_scale_and_layer(kind: str) -> None:
-    delta = MAKERS[kind](QKV, torch.float32, random(1))
+    delta: Any = MAKERS[kind](QKV, torch.float32, random(1))
     digests = [delta.digest, replace(delta, scale=3.0).digest, replace(delta, layer="x").digest]
     for name, value in vars(delta).items():
         if isinstance(value, torch.Tensor):

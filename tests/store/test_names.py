@@ -46,9 +46,12 @@ def test_reference_selects_version_or_digest() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "@", "sql@", "@3", "sql@0", "sql@03", "sql@-1", "sql@3@3", "sql@٣", "SQL@1"]
-    + ["sql@1234567890", f"sql@{DIGEST}0", f"sql@{DIGEST.upper()}", "sql@sha256:", "sql@3\n"],
-)  # fmt: skip
+    "text",
+    [
+        *("", "@", "sql@", "@3", "sql@0", "sql@03", "sql@-1", "sql@3@3", "sql@٣", "SQL@1"),
+        *("sql@1234567890", f"sql@{DIGEST}0", f"sql@{DIGEST.upper()}", "sql@sha256:", "sql@3\n"),
+    ],
+)
 def test_malformed_reference_is_refused(text: str) -> None:
     with pytest.raises(InvalidName, match="reference"):
         parse_reference(text)

@@ -135,8 +135,9 @@ def test_indices_are_int64_exactly_where_int32_cannot_count_the_entries() -> Non
     check(*adapter((2**16, 2**15 + 1), torch.int64), LIMITS)
     assert "expected int32" in _reasons(*adapter((2**16, 2**15), torch.int64))[0]
     wrapped, base = adapter((2**16, 2**15 + 1), torch.int64)
-    delta = replace(wrapped.deltas[0], indices=_int32(1))
-    assert "expected int64" in _reasons(replace(wrapped, deltas=(delta,)), base)[0]
+    delta: Any = wrapped.deltas[0]
+    narrow = replace(wrapped, deltas=(replace(delta, indices=_int32(1)),))
+    assert "expected int64" in _reasons(narrow, base)[0]
 
 
 Vary = Callable[[SparseAdapter], SparseAdapter]
