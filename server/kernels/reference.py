@@ -133,15 +133,16 @@ def _attend(
     The H / K query heads of a key head are laid out as further rows of that head's queries.
     """
     num_tokens, num_heads, size = query.shape
-    group = num_heads // keys.shape[0]
-    grouped = query.reshape(num_tokens, -1, group, size).transpose(0, 1).flatten(1, 2)
+    num_kv_heads = keys.shape[0]
+    group = num_heads // num_kv_heads
+    by_kv_head = query.reshape(num_tokens, num_kv_heads, group, size).transpose(0, 1)
     mask = _visible(num_tokens, keys.shape[1], first, window, query.device)
     if mask is not None:
         mask = mask.repeat_interleave(group, dim=0)
     mixed = F.scaled_dot_product_attention(
-        grouped[None], keys[None], values[None], attn_mask=mask, scale=scale
+        by_kv_head.flatten(1, 2)[None], keys[None], values[None], attn_mask=mask, scale=scale
     )
-    return mixed[0].reshape(-1, num_tokens, group, size).transpose(0, 1).reshape(query.shape)
+    return mixed.reshape(by_kv_head.shape).transpose(0, 1).reshape(query.shape)
 
 
 def _visible(
