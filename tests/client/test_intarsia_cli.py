@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, EntryPoints
@@ -16,6 +17,7 @@ from click.testing import CliRunner, Result
 from intarsia_client import Client, cli, commands
 from rich.console import Console
 
+ROOT = Path(__file__).parents[2]
 HEAD = {"id": "chatcmpl-1", "created": 1, "model": "m"}
 MODELS = [{"id": "sql@3", "parent": "demo"}, {"id": "demo", "parent": None}]
 FREED = {"deleted": ["sql@3"], "bytes_freed": {"disk": 44232, "device": 9}}
@@ -90,9 +92,41 @@ def intarsia(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
 Intarsia = Callable[..., Result]
 
 
-def test_command_is_loaded_only_when_it_is_asked_for(intarsia: Intarsia) -> None:
+def test_command_is_loaded_only_when_it_runs(intarsia: Intarsia) -> None:
     assert intarsia("chat", "--help").exit_code == 0
     assert isinstance(intarsia("broken").exception, ModuleNotFoundError)
+
+
+def test_help_lists_the_commands_with_their_summaries(intarsia: Intarsia) -> None:
+    *_, adapters, broken, chat = intarsia("--help").stdout.splitlines()
+    assert adapters.split(None, 1) == ["adapters", "List, inspect, publish and delete adapters."]
+    assert broken.split(None, 1) == ["broken", "(cannot run: there is no module nowhere.at_all)"]
+    assert chat.split(None, 1) == ["chat", "Answer a prompt, or hold a conversation."]
+
+
+HELP_OF_THE_FULL_PROJECT = """
+import sys, tomllib
+from importlib.metadata import EntryPoint, EntryPoints
+from intarsia_client import cli
+
+project = tomllib.loads(sys.stdin.read())["project"]
+declared = project["entry-points"][cli.COMMANDS]
+found = EntryPoints(EntryPoint(name, value, cli.COMMANDS) for name, value in declared.items())
+cli.entry_points = lambda **chosen: found.select(**chosen)
+cli.main(["--help"], standalone_mode=False)
+assert "server" in sys.modules
+assert "torch" not in sys.modules
+"""
+
+
+def test_help_of_the_full_project_does_not_import_torch() -> None:
+    output = subprocess.check_output(
+        [sys.executable, "-P", "-c", HELP_OF_THE_FULL_PROJECT],
+        input=(ROOT / "pyproject.toml").read_text(),
+        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'client'}"},
+        text=True,
+    )
+    assert "serve     Serve a base model" in output
 
 
 def test_unknown_command_is_a_usage_error(intarsia: Intarsia) -> None:
