@@ -1,0 +1,248 @@
+"""Engines for tests: a runner that makes up tokens without a model, and small real ones."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from store_factories import random
+from torch import Tensor
+
+from adapters_store.adapter import (
+    BaseIdentity,
+    BlockDelta,
+    ElementDelta,
+    LowRankDelta,
+    SparseAdapter,
+    WeightDelta,
+)
+from server.adapters.composition import BASE, Composition
+from server.adapters.resident import ResidentAdapters
+from server.engine.batch import LogitRow
+from server.engine.config import EngineConfig
+from server.engine.engine import Engine, SequenceOutput
+from server.engine.runner import EntryResult, ModelRunner
+from server.engine.sampler import SampledToken
+from server.engine.sampling_params import SamplingParams
+from server.engine.scheduler import ScheduledBatch
+from server.engine.sequence import GenerationRequest, TokenLogprobs
+from server.kernels.reference import ReferenceKernels
+from server.model.checkpoint import Checkpoint
+from server.model.identity import base_identity
+from server.model.kv_cache import allocate
+from server.model.load import load_model
+from server.model.phi3 import Phi3
+from server.model.step import Step
+from server.model.text import TextCodec
+
+FAKE_VOCABULARY = 97
+
+
+def spell(token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+    """A text for made-up tokens: one letter each, so that lengths can be read off."""
+    return "".join(chr(0x61 + token_id % 26) for token_id in token_ids)
+
+
+def next_token(tokens: Sequence[int]) -> int:
+    """The made-up continuation: depends on every token before it."""
+    return (sum(tokens) * 31 + len(tokens)) % FAKE_VOCABULARY
+
+
+class FakeRunner:
+    """Continues by `next_token`, from nothing but what it was shown in pages of its own.
+
+    It keeps "keys" per (page, offset) like a model does, so a wrong page table, a lost token or a
+    stale page changes its answers.
+    """
+
+    def __init__(self, page_size: int) -> None:
+        self.page_size = page_size
+        self.memory: dict[tuple[int, int], int] = {}
+        self.batches: list[ScheduledBatch] = []
+
+    def run(self, batch: ScheduledBatch) -> list[EntryResult]:
+        self.batches.append(batch)
+        results = []
+        for entry in batch.entries:
+            sequence = entry.sequence
+            for position in range(entry.start, entry.end):
+                page = sequence.pages[position // self.page_size]
+                self.memory[page, position % self.page_size] = sequence.tokens[position]
+            seen = [
+                self.memory[sequence.pages[p // self.page_size], p % self.page_size]
+                for p in range(entry.end)
+            ]
+            sampled = SampledToken(next_token(seen), None) if entry.samples else None
+            results.append(EntryResult(sampled))
+        return results
+
+
+def fake_engine(config: EngineConfig) -> tuple[Engine, FakeRunner]:
+    runner = FakeRunner(config.page_size)
+    return Engine(config, runner, spell, frozenset()), runner
+
+
+def expected_tokens(prompt: Sequence[int], count: int) -> list[int]:
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(next_token(tokens))
+    return tokens[len(prompt) :]
+
+
+def request(
+    request_id: str,
+    prompt: Iterable[int],
+    composition: Composition = BASE,
+    adapter_from: int = 0,
+    cache_salt: str = "",
+    **sampling: object,
+) -> GenerationRequest:
+    params = SamplingParams(**{"max_tokens": 8, "temperature": 0.0, **sampling})  # type: ignore[arg-type]
+    return GenerationRequest(
+        request_id,
+        tuple(prompt),
+        params,
+        composition,
+        adapter_from=adapter_from,
+        cache_salt=cache_salt,
+    )
+
+
+class Collected:
+    """All outputs of a run, by request."""
+
+    def __init__(self) -> None:
+        self.outputs: dict[str, list[SequenceOutput]] = {}
+
+    def add(self, outputs: Iterable[SequenceOutput]) -> None:
+        for output in outputs:
+            earlier = self.outputs.setdefault(output.request_id, [])
+            assert not (earlier and earlier[-1].finish_reason), f"{output.request_id} ended before"
+            earlier.append(output)
+
+    def tokens(self, request_id: str) -> list[int]:
+        return [token for output in self.outputs[request_id] for token in output.token_ids]
+
+    def text(self, request_id: str) -> str:
+        return "".join(output.text for output in self.outputs[request_id])
+
+    def logprobs(self, request_id: str) -> list[TokenLogprobs]:
+        return [entry for output in self.outputs[request_id] for entry in output.logprobs]
+
+    def last(self, request_id: str) -> SequenceOutput:
+        return self.outputs[request_id][-1]
+
+
+def run_to_end(
+    engine: Engine, requests: Iterable[GenerationRequest] = (), collected: Collected | None = None
+) -> Collected:
+    """Add `requests`, step until nothing is left, checking the books after every step."""
+    collected = collected or Collected()
+    for one in requests:
+        engine.add(one)
+    while engine.has_work:
+        collected.add(engine.step())
+        engine.check_integrity()
+    return collected
+
+
+# Small real engines
+
+
+class RecordingRunner(ModelRunner):
+    """A model runner that keeps the logits of every row it reads: (request id, position)."""
+
+    def _logits(self, hidden: Tensor, step: Step, rows: Sequence[LogitRow]) -> Tensor:
+        logits = super()._logits(hidden, step, rows)
+        for row, values in zip(rows, logits, strict=True):
+            self.recorded[row.entry.sequence.request_id, row.position] = values.clone()
+        return logits
+
+    recorded: dict[tuple[str, int], Tensor]
+
+
+class RealEngine:
+    """A model, adapters by digest, and as many engines over them as a test wants."""
+
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> None:
+        self.checkpoint = checkpoint
+        self.dtype = dtype
+        self.kernels = ReferenceKernels(torch.device("cpu"))
+        self.model: Phi3 = load_model(checkpoint, dtype, "cpu", self.kernels)
+        self.identity: BaseIdentity = base_identity("tiny", checkpoint, None)
+        self.adapters: dict[str, SparseAdapter] = {}
+
+    def publish(self, adapter: SparseAdapter) -> str:
+        self.adapters[adapter.digest] = adapter
+        return adapter.digest
+
+    def engine(self, **sizes: int | None) -> tuple[Engine, RecordingRunner]:
+        """A fresh engine with its own cache; every published adapter is resident."""
+        rope = self.checkpoint.config.rope.original_max_positions
+        defaults = {"max_model_len": 120, "num_pages": 400, "page_size": 4, "rope_boundary": rope}
+        config = EngineConfig(**{**defaults, **sizes})  # type: ignore[arg-type]
+        residents = ResidentAdapters(self.adapters.__getitem__, self.kernels, 1 << 30)
+        residents.lease(list(self.adapters))
+        cache = allocate(
+            self.checkpoint.config, config.num_pages, config.page_size, self.dtype, "cpu"
+        )
+        eos = self.checkpoint.eos_token_ids
+        runner = RecordingRunner(self.model, cache, config.page_size, residents, eos)
+        runner.recorded = {}
+        return Engine(config, runner, TextCodec(self.checkpoint.tokenizer).decode, eos), runner
+
+
+KINDS = ("element", "block", "row_block", "low_rank")
+
+
+def make_adapter(
+    identity: BaseIdentity,
+    seed: int,
+    kind: str,
+    layers: Iterable[str] | None = None,
+    strength: float = 0.1,
+    keep_ratio: float = 0.05,
+) -> SparseAdapter:
+    """A random adapter of one kind over `layers` (all qkv layers unless told)."""
+    names = sorted(layers or (name for name in identity.layers if name.endswith("qkv_proj")))
+    source = random(seed)
+    deltas = [
+        _delta(kind, name, identity.layers[name].shape, strength, keep_ratio, source)
+        for name in names
+    ]
+    base = {name: identity.layers[name].digest for name in names}
+    return SparseAdapter(identity.name, base, tuple(deltas))
+
+
+def _delta(
+    kind: str,
+    layer: str,
+    shape: tuple[int, int],
+    strength: float,
+    keep_ratio: float,
+    source: torch.Generator,
+) -> WeightDelta:
+    out, columns = shape
+    if kind == "low_rank":
+        a = torch.randn(4, columns, generator=source) * columns**-0.5
+        b = torch.randn(out, 4, generator=source) * strength
+        return LowRankDelta(layer=layer, shape=shape, a=a, b=b, scale=2.0)
+    if kind == "element":
+        indices = _choose(out * columns, keep_ratio, source)
+        values = torch.randn(len(indices), generator=source) * strength
+        return ElementDelta(layer=layer, shape=shape, indices=indices, values=values)
+    block = (16, 16) if kind == "block" else (1, 16)
+    chosen = _choose(out * columns // (block[0] * block[1]), keep_ratio, source)
+    values = torch.randn(len(chosen), *block, generator=source) * strength
+    return BlockDelta(layer=layer, shape=shape, block=block, block_index=chosen, values=values)
+
+
+def _choose(count: int, keep_ratio: float, source: torch.Generator) -> Tensor:
+    kept = max(1, int(count * keep_ratio))
+    return torch.randperm(count, generator=source)[:kept].sort().values.to(torch.int32)
+
+
+def weights_with(adapter: SparseAdapter, coefficient: float = 1.0) -> Mapping[str, Tensor]:
+    """layer -> dense change, for folding an adapter into transformers' weights."""
+    return {delta.layer: coefficient * delta.dense() for delta in adapter.deltas}
+
+
