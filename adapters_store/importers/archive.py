@@ -4,6 +4,7 @@ Nothing is ever written to a path that an archive names: the two members that ma
 as plain bytes, to two fixed names. Uncompressed bytes are counted, never believed.
 """
 
+import errno
 import gzip
 import mmap
 import shutil
@@ -168,7 +169,12 @@ def _damage_refused() -> Iterator[None]:
         zlib.error,
         EOFError,
         ValueError,
+        IndexError,  # a member without a name
         NotImplementedError,  # a compression method that is not supported
         RuntimeError,  # an encrypted member
     ) as error:
         raise AdapterRefused([f"archive: damaged or not supported: {error}"]) from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # zipfile seeks to where the archive says, even below 0
+            raise
+        raise AdapterRefused([f"archive: damaged: {error}"]) from error
