@@ -60,10 +60,10 @@ class Training:
 
 
 TRAININGS = {
-    "sentiment-yelp": Training(steps=200),
-    "date-iso": Training(steps=250),
+    "sentiment-yelp": Training(steps=150),
+    "date-iso": Training(steps=100),
     "number-words": Training(steps=300),
-    "verb-forms": Training(steps=250),
+    "verb-forms": Training(steps=150),
 }
 
 
