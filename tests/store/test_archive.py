@@ -163,6 +163,12 @@ def test_zip_of_countless_members_is_refused_before_they_are_listed(tmp_path: Pa
     assert "archive members" in _refused(pack_zip(tmp_path / "a", members))
 
 
+def test_nameless_zip_member_is_refused(tmp_path: Path) -> None:
+    path = pack_zip(tmp_path / "a", {"nameless": b"", **MEMBERS})
+    path.write_bytes(path.read_bytes().replace(b"nameless", bytes(8)))
+    assert "archive: damaged or not supported" in _refused(path)
+
+
 def test_encrypted_zip_is_refused(tmp_path: Path) -> None:
     path = pack_zip(tmp_path / "a", MEMBERS)
     content = bytearray(path.read_bytes())

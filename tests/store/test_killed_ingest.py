@@ -54,7 +54,7 @@ for death in range(deaths):
     status = in_child(root / f"{death}", 1 + death * calls // deaths)
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, status
 """
-NUM_DEATHS = 32
+NUM_DEATHS = 24
 
 
 @pytest.fixture(scope="module")

@@ -199,7 +199,7 @@ def test_processes_that_open_and_publish_at_once_lose_no_version(url: str) -> No
             text=True,
             env=environment,
         )
-        for start in (0, 1000, 2000)
+        for start in (0, 1000)
     ]
     for writer in writers:
         assert writer.stdout is not None
@@ -209,7 +209,7 @@ def test_processes_that_open_and_publish_at_once_lose_no_version(url: str) -> No
         writer.stdin.write("go\n")
         writer.stdin.flush()
     outputs = [writer.communicate()[0] for writer in writers]
-    assert [writer.returncode for writer in writers] == [0, 0, 0]
+    assert [writer.returncode for writer in writers] == [0, 0]
     versions = sorted(int(line) for output in outputs for line in output.split())
-    assert versions == list(range(1, 121))
-    assert len(Registry(url).list_page(1000, None)[0]) == 120
+    assert versions == list(range(1, 81))
+    assert len(Registry(url).list_page(1000, None)[0]) == 80
