@@ -1,7 +1,6 @@
 """Engines for tests: a runner that makes up tokens without a model, and small real ones."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from store_factories import random
@@ -191,6 +190,7 @@ class RealEngine:
         return Engine(config, runner, TextCodec(self.checkpoint.tokenizer).decode, eos), runner
 
 
+MakeEngine = Callable[[str], RealEngine]  # from a variation of tiny_models
 KINDS = ("element", "block", "row_block", "low_rank")
 
 
@@ -244,5 +244,3 @@ def _choose(count: int, keep_ratio: float, source: torch.Generator) -> Tensor:
 def weights_with(adapter: SparseAdapter, coefficient: float = 1.0) -> Mapping[str, Tensor]:
     """layer -> dense change, for folding an adapter into transformers' weights."""
     return {delta.layer: coefficient * delta.dense() for delta in adapter.deltas}
-
-

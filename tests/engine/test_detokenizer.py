@@ -39,7 +39,7 @@ def params(*stop: str, **fields: object) -> SamplingParams:
 
 def stream(codec: TextCodec, prompt: list[int], output: list[int]) -> list[str]:
     detokenizer = Detokenizer.start(codec.decode, params(), prompt)
-    pieces = []
+    pieces: list[str] = []
     for token_id in output:
         detokenizer.push(token_id)
         pieces.append(detokenizer.take(final=False))
@@ -84,7 +84,7 @@ def test_character_of_many_tokens_comes_when_it_is_whole() -> None:
 
 
 def push_all(detokenizer: Detokenizer, text: str) -> list[str]:
-    pieces = []
+    pieces: list[str] = []
     for token_id in BYTE_LEVEL.encode(text, add_special_tokens=False):
         detokenizer.push(token_id)
         match = detokenizer.find_stop()

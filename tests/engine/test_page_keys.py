@@ -1,4 +1,4 @@
-"""A page's key changes with everything that its keys and values depend on, and with nothing else."""
+"""A page's key changes with all that its keys and values depend on, and with nothing else."""
 
 import pytest
 from engines import request

@@ -151,14 +151,14 @@ plans = st.lists(
 
 
 @settings(max_examples=80, deadline=None)
-@given(plan=plans, num_pages=st.integers(13, 40), budget=st.integers(1, 40), seats=st.integers(1, 6))
+@given(
+    plan=plans, num_pages=st.integers(13, 40), budget=st.integers(1, 40), seats=st.integers(1, 6)
+)
 def test_every_request_ends_once_with_its_own_tokens(
     plan: list[tuple[int, int, int, int | None, int]], num_pages: int, budget: int, seats: int
 ) -> None:
     sizes = {"max_model_len": 50, "num_pages": num_pages}
-    engine, _ = fake_engine(
-        config(**sizes, max_num_batched_tokens=budget, max_num_seqs=seats)
-    )
+    engine, _ = fake_engine(config(**sizes, max_num_batched_tokens=budget, max_num_seqs=seats))
     collected, step = Collected(), 0
     while engine.has_work or any(arrives >= step for _, _, arrives, _, _ in plan):
         for index, (length, count, arrives, aborted, start) in enumerate(plan):
@@ -178,5 +178,7 @@ def test_every_request_ends_once_with_its_own_tokens(
         last = collected.last(str(index))
         assert last.finish_reason in (FinishReason.LENGTH, FinishReason.ABORT)
         made = collected.tokens(str(index))
-        assert made == (tokens if last.finish_reason is FinishReason.LENGTH else tokens[: len(made)])
+        assert made == (
+            tokens if last.finish_reason is FinishReason.LENGTH else tokens[: len(made)]
+        )
         assert aborted is not None or last.finish_reason is FinishReason.LENGTH

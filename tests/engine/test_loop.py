@@ -1,0 +1,207 @@
+"""The hand-over between asyncio and the engine's thread: nothing is lost, nothing is held on to."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from engines import FakeRunner, expected_tokens, request, spell
+
+from server.adapters.resident import AdapterLease
+from server.engine.config import EngineConfig
+from server.engine.engine import Engine
+from server.engine.errors import EngineStopped, QueueFull
+from server.engine.loop import EngineLoop, OutputStream
+from server.engine.runner import EntryResult
+from server.engine.scheduler import ScheduledBatch
+from server.engine.sequence import FinishReason
+
+DEADLINE_S = 20
+
+
+class GatedRunner(FakeRunner):
+    """Waits at the gate before every step."""
+
+    def __init__(self, page_size: int) -> None:
+        super().__init__(page_size)
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def run(self, batch: ScheduledBatch) -> list[EntryResult]:
+        assert self.gate.wait(DEADLINE_S)
+        return super().run(batch)
+
+
+class Setting:
+    """A loop over a fake engine, with the leases that were handed to it."""
+
+    def __init__(self, **sizes: Any) -> None:
+        config = replace(EngineConfig(max_model_len=1000, num_pages=600, page_size=4), **sizes)
+        self.runner = GatedRunner(config.page_size)
+        self.engine = Engine(config, self.runner, spell, frozenset())
+        self.loop = EngineLoop(self.engine)
+        self.released: list[str] = []
+
+    def lease(self, name: str) -> AdapterLease:
+        return _NamedLease(name, self.released)
+
+
+class _NamedLease(AdapterLease):
+    def __init__(self, name: str, released: list[str]) -> None:
+        super().__init__(lambda entry: None, [])
+        self._name, self._released = name, released
+
+    def release(self) -> None:
+        self._released.append(self._name)
+
+
+@pytest.fixture
+def setting() -> Iterator[Setting]:
+    made = Setting()
+    made.loop.start()
+    yield made
+    made.runner.gate.set()
+    made.loop.stop()
+    made.engine.check_integrity()
+    assert made.engine.scheduler.blocks.num_held == 0
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    async def bounded() -> None:
+        await asyncio.wait_for(work, DEADLINE_S)
+
+    asyncio.run(bounded())
+
+
+async def until(condition: Any) -> None:
+    """Give way until `condition()` holds; the test's deadline bounds it."""
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+async def read_on(stream: OutputStream) -> None:
+    """Read until there is nothing more."""
+    async for _ in stream:
+        pass
+
+
+def test_outputs_come_in_order_and_end_once(setting: Setting) -> None:
+    async def work() -> None:
+        stream = setting.loop.submit(request("a", [1, 2], max_tokens=5), setting.lease("a"))
+        outputs = [output async for output in stream]
+        assert [t for o in outputs for t in o.token_ids] == expected_tokens([1, 2], 5)
+        assert [o.finish_reason for o in outputs] == [None] * 4 + [FinishReason.LENGTH]
+        assert setting.released == ["a"]
+
+    run(work())
+
+
+def test_many_requests_each_get_their_own(setting: Setting) -> None:
+    async def one(index: int) -> None:
+        name = str(index)
+        stream = setting.loop.submit(request(name, [index], max_tokens=9), setting.lease(name))
+        tokens = [token async for output in stream for token in output.token_ids]
+        assert tokens == expected_tokens([index], 9)
+
+    async def work() -> None:
+        await asyncio.gather(*(one(index) for index in range(50)))
+        assert sorted(setting.released, key=int) == [str(index) for index in range(50)]
+
+    run(work())
+
+
+def test_closing_a_stream_aborts_its_request(setting: Setting) -> None:
+    async def work() -> None:
+        stream = setting.loop.submit(request("a", [1], max_tokens=900), setting.lease("a"))
+        await anext(stream)
+        stream.close()
+        stream.close()
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+        await until(lambda: setting.released)
+        assert setting.engine.stats().finished["abort"] == 1
+
+    run(work())
+
+
+def test_request_nobody_reads_is_aborted_by_close(setting: Setting) -> None:
+    async def work() -> None:
+        setting.runner.gate.clear()
+        stream = setting.loop.submit(request("a", [1], max_tokens=900), setting.lease("a"))
+        stream.close()
+        setting.runner.gate.set()
+        await until(lambda: setting.released == ["a"])
+
+    run(work())
+
+
+def test_closing_after_the_end_aborts_nothing(setting: Setting) -> None:
+    async def work() -> None:
+        stream = setting.loop.submit(request("a", [1], max_tokens=1), setting.lease("a"))
+        assert len([output async for output in stream]) == 1
+        stream.close()
+        again = setting.loop.submit(request("b", [1], max_tokens=1), setting.lease("b"))
+        assert len([output async for output in again]) == 1
+        assert setting.engine.stats().finished["abort"] == 0
+
+    run(work())
+
+
+def test_full_queue_is_told_and_holds_nothing() -> None:
+    setting = Setting(max_queued_requests=1, max_num_seqs=1)
+    setting.loop.start()
+
+    async def work() -> None:
+        setting.runner.gate.clear()
+        running = setting.loop.submit(request("a", [1], max_tokens=2), setting.lease("a"))
+        await until(lambda: setting.engine.stats().num_running == 1)
+        waiting = setting.loop.submit(request("b", [1], max_tokens=2), setting.lease("b"))
+        refused = setting.loop.submit(request("c", [1], max_tokens=2), setting.lease("c"))
+        setting.runner.gate.set()
+        with pytest.raises(QueueFull):
+            await anext(refused)
+        assert setting.released[0] == "c"
+        for stream in (running, waiting):
+            assert [output async for output in stream][-1].finish_reason is FinishReason.LENGTH
+
+    try:
+        run(work())
+    finally:
+        setting.loop.stop()
+
+
+def test_stopping_ends_what_runs_and_refuses_what_comes(setting: Setting) -> None:
+    async def work() -> None:
+        stream = setting.loop.submit(request("a", [1], max_tokens=900), setting.lease("a"))
+        await anext(stream)
+        await asyncio.to_thread(setting.loop.stop)
+        with pytest.raises(EngineStopped):
+            await read_on(stream)
+        assert not setting.loop.is_running
+        with pytest.raises(EngineStopped):
+            setting.loop.submit(request("b", [1]), setting.lease("b"))
+        assert setting.released == ["a", "b"]
+
+    run(work())
+    setting.engine.abort("a")
+
+
+def test_a_defect_in_the_engine_leaves_nobody_waiting(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defect() -> None:
+        raise KeyError("defect")
+
+    async def work() -> None:
+        stream = setting.loop.submit(request("a", [1], max_tokens=900), setting.lease("a"))
+        await anext(stream)
+        monkeypatch.setattr(setting.engine, "step", defect)
+        with pytest.raises(EngineStopped):
+            await read_on(stream)
+        await until(lambda: not setting.loop.is_running)
+        assert setting.released == ["a"]
+
+    run(work())
+    setting.engine.abort("a")
