@@ -80,7 +80,6 @@ WRONG: dict[str, tuple[Mapping[str, bytes], str]] = {
         {CONFIG: b"", "adapter_model.bin": b"x"},
         "archive: 'adapter_model.bin' is a pickle: never read",
     ),
-    "nameless": ({"": b"x"}, "archive: "),
     "too deep": ({f"a/b/{CONFIG}": b"", f"a/b/{TENSORS}": b""}, f"archive: {CONFIG} is missing"),
     "two folders": ({f"a/{CONFIG}": b"", f"b/{TENSORS}": b""}, "lie in different folders"),
     "two adapters": (
