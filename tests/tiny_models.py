@@ -33,11 +33,15 @@ CHAT_TEMPLATE = (
 def make_tiny_checkpoint(directory: Path, variation: str = "phi3-mini") -> Path:
     """Write the checkpoint `variation` (a key of VARIATIONS) into `directory`, and return it.
 
-    The weights depend on the variation only. Their sd of 0.1 makes logits that differ clearly.
+    The weights depend on the variation only. Their sd of 0.1 makes logits that differ clearly;
+    norm weights, which transformers would set to 1, are random too.
     """
     torch.manual_seed(SEED)
     config = VARIATIONS[variation]()
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
     max_shard_size = "100KB" if variation == "sharded" else "1GB"
     model.save_pretrained(directory, max_shard_size=max_shard_size)
     make_tiny_tokenizer().save_pretrained(directory)
