@@ -72,11 +72,11 @@ class TokenPairs:
         )
 
 
-Composition = Sequence[tuple[ResidentAdapter, float]]
+Members = Sequence[tuple[ResidentAdapter, float]]
 
 
 def pair_tokens(
-    compositions: Sequence[tuple[int, int, Composition]], device: torch.device | str = "cpu"
+    compositions: Sequence[tuple[int, int, Members]], device: torch.device | str = "cpu"
 ) -> TokenPairs | None:
     """The pairs of a step, from (first row, number of rows, adapters with their coefficients).
 

@@ -27,7 +27,7 @@ def allocate(
     shape = (num_pages, page_size, config.num_kv_heads, config.head_dim)
 
     def tensors() -> tuple[Tensor, ...]:
-        return tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in _layers(config))
+        return tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers))
 
     return KVCache(keys=tensors(), values=tensors())
 
@@ -35,7 +35,3 @@ def allocate(
 def bytes_per_page(config: ModelConfig, page_size: int, dtype: torch.dtype) -> int:
     """Bytes of one page over all layers, keys and values."""
     return 2 * config.num_layers * page_size * config.kv_size * dtype.itemsize
-
-
-def _layers(config: ModelConfig) -> range:
-    return range(config.num_layers)
