@@ -27,7 +27,9 @@ def allocate(
     shape = (num_pages, page_size, config.num_kv_heads, config.head_dim)
 
     def tensors() -> tuple[Tensor, ...]:
-        return tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers))
+        return tuple(
+            torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)
+        )
 
     return KVCache(keys=tensors(), values=tensors())
 
