@@ -32,6 +32,7 @@ check: $(VENV)/.dev
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
+serve: export INTARSIA_PUBLISH_DIR ?= examples/adapters
 serve: $(VENV)/.serve
 	$(BIN)/intarsia serve
 
