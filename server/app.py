@@ -18,8 +18,8 @@ from adapters_store.ingest import AdapterStore
 from adapters_store.validation import Limits
 from server.adapters.resident import ResidentAdapters
 from server.api import adapters, chat, completions, health, models
-from server.api.failures import show_http_error, show_known, show_unexpected, show_unreadable
-from server.api.middleware import ApiKey, BodyLimit, CountAnswers, RequestId
+from server.api.failures import show_http_error, show_known, show_unreadable
+from server.api.middleware import AnswerDefects, ApiKey, BodyLimit, CountAnswers, RequestId
 from server.api.services import Services
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
@@ -60,7 +60,12 @@ def create_app(settings: Settings, report: Report = logger.info) -> FastAPI:
         services.engine.stop()
         services.store.close()
 
-    app = FastAPI(title="Intarsia", version=server.__version__, lifespan=lifespan)
+    app = FastAPI(
+        title="Intarsia",
+        version=server.__version__,
+        lifespan=lifespan,
+        redirect_slashes=False,  # every path has one form, and no answer leads elsewhere
+    )
     app.state.services = services
     for part in (completions, chat, models, adapters, health):
         app.include_router(part.router)
@@ -212,7 +217,6 @@ def _handle_errors(app: FastAPI) -> None:
         app.add_exception_handler(error_type, show_known)
     app.add_exception_handler(RequestValidationError, show_unreadable)
     app.add_exception_handler(HTTPException, show_http_error)
-    app.add_exception_handler(Exception, show_unexpected)
 
 
 def _wrap(app: FastAPI, settings: Settings, services: Services) -> None:
@@ -224,8 +228,9 @@ def _wrap(app: FastAPI, settings: Settings, services: Services) -> None:
             settings.max_upload_bytes + FORM_OVERHEAD if is_upload else settings.max_request_bytes
         )
 
+    app.add_middleware(AnswerDefects)
     app.add_middleware(BodyLimit, limit_of=body_limit)
     if settings.api_key is not None:
         app.add_middleware(ApiKey, key=settings.api_key.get_secret_value())
-    app.add_middleware(CountAnswers, router=app.router, count=services.metrics.answered)
+    app.add_middleware(CountAnswers, count=services.metrics.answered)
     app.add_middleware(RequestId)

@@ -13,6 +13,7 @@ RequestError
 └── NotReady            starting or stopping
 """
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -84,6 +85,7 @@ class Row(NamedTuple):
     status: int
     type: str
     code: str
+    param: str | None = None  # the field at fault, where the error does not know it
 
 
 INVALID, NOT_FOUND, SERVER = "invalid_request_error", "not_found_error", "server_error"
@@ -95,11 +97,11 @@ TABLE: Mapping[type[Exception], Row] = {
     Unauthorized: Row(401, "authentication_error", "invalid_api_key"),
     ModelNotFound: Row(404, NOT_FOUND, "model_not_found"),
     store.AdapterNotFound: Row(404, NOT_FOUND, "adapter_not_found"),
-    store.NameConflict: Row(409, "conflict_error", "name_conflict"),
+    store.NameConflict: Row(409, "conflict_error", "name_conflict", "name"),
     BodyTooLarge: Row(413, INVALID, "body_too_large"),
-    store.AdapterTooLarge: Row(413, INVALID, "adapter_too_large"),
+    store.AdapterTooLarge: Row(413, INVALID, "adapter_too_large", "file"),
     UnsupportedMedia: Row(415, INVALID, "unsupported_media_type"),
-    store.AdapterRefused: Row(422, INVALID, "adapter_refused"),
+    store.AdapterRefused: Row(422, INVALID, "adapter_refused", "file"),
     engine.QueueFull: Row(429, "rate_limit_error", "queue_full"),
     ClientGone: Row(499, INVALID, "client_closed_request"),
     engine.StepFailed: Row(500, SERVER, "step_failed"),
@@ -111,6 +113,15 @@ TABLE: Mapping[type[Exception], Row] = {
 
 UNEXPECTED = Row(500, SERVER, "internal_error")
 
+MAX_MESSAGE_CHARS = 10_000
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 100
+
+
+def shown(value: object) -> str:
+    """A value from a request as it is repeated in a message: short, however large or deep it is."""
+    return _SHOWN.repr(value)
+
 
 def row_of(error: Exception) -> Row:
     """The row of the nearest class of `error`; UNEXPECTED for one that has none."""
@@ -121,9 +132,9 @@ def error_body(error: Exception) -> dict[str, Any]:
     """The one error object. An unexpected error's text stays in the log."""
     row = row_of(error)
     body: dict[str, Any] = {
-        "message": "internal error" if row is UNEXPECTED else str(error),
+        "message": "internal error" if row is UNEXPECTED else str(error)[:MAX_MESSAGE_CHARS],
         "type": row.type,
-        "param": getattr(error, "param", None) or getattr(error, "field", None),
+        "param": getattr(error, "param", None) or getattr(error, "field", None) or row.param,
         "code": row.code,
     }
     if isinstance(error, store.AdapterRefused):

@@ -14,11 +14,14 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.responses import FileResponse, JSONResponse
 
 from adapters_store.effect import Effect
+from adapters_store.errors import InvalidName
 from adapters_store.ingest import DeleteResult
+from adapters_store.names import parse_reference
 from adapters_store.registry import AdapterRecord
 from server.api.services import Services, ServicesDep
-from server.errors import BadRequest, UnsupportedMedia
+from server.errors import BadRequest, UnsupportedMedia, shown
 
+SUBRESOURCES = ("file",)  # what follows a reference in a path, so no adapter may end in it
 FORM_FIELDS = frozenset({"file", "name", "metadata"})
 MULTIPART = "multipart/form-data"
 
@@ -31,7 +34,7 @@ async def upload_adapter(
 ) -> JSONResponse:
     """Publish a `.safetensors` of ours, or a zip or tar.gz of a PEFT directory."""
     content_type = request.headers.get("content-type")
-    if not (content_type or "").startswith(MULTIPART):
+    if (content_type or "").partition(";")[0].strip().lower() != MULTIPART:
         raise UnsupportedMedia(content_type, MULTIPART)
     async with request.form(max_files=1, max_fields=2) as form:
         name, metadata, file = _fields(form)
@@ -50,6 +53,8 @@ async def list_adapters(
     after: str | None = None,
 ) -> JSONResponse:
     """Versions by name and number, page by page."""
+    if after is not None:
+        _check_cursor(after)
     records, cursor = await run_in_threadpool(services.store.list_page, limit, after)
     data = [_shown(record) for record in records]
     return JSONResponse({"object": "list", "data": data, "next_cursor": cursor})
@@ -85,32 +90,51 @@ async def delete_adapter(reference: str, services: ServicesDep) -> JSONResponse:
     )
 
 
+def _check_cursor(after: str) -> None:
+    try:
+        is_cursor = parse_reference(after).version is not None
+    except InvalidName:
+        is_cursor = False
+    if not is_cursor:
+        raise BadRequest(
+            f"after: {shown(after)} is no cursor; take an answer's next_cursor", "after"
+        )
+
+
 def _discard(deleted: DeleteResult, services: Services) -> int:
     digests = {record.digest for record in deleted.records}
     return sum(services.adapters.discard(digest) for digest in digests)
 
 
 def _fields(form: FormData) -> tuple[str, dict[str, Any], UploadFile]:
-    unknown = sorted(set(form) - FORM_FIELDS)
-    if unknown:
-        raise BadRequest(f"unknown form field {unknown[0]!r}", unknown[0])
+    names = [field for field, _ in form.multi_items()]
+    for field in names:
+        if field not in FORM_FIELDS:
+            raise BadRequest(f"unknown form field {field!r}", field)
+        if names.count(field) > 1:
+            raise BadRequest(f"the form field {field!r} is there twice", field)
     name, file = form.get("name"), form.get("file")
     if not isinstance(name, str):
         raise BadRequest("the form field 'name' is missing or is no text", "name")
     if not isinstance(file, UploadFile):
         raise BadRequest("the form field 'file' is missing or is no file", "file")
+    if name.partition("/")[2] in SUBRESOURCES:
+        raise BadRequest(f"name: {name!r} would be taken for a route of another adapter", "name")
     return name, _metadata(form.get("metadata")), file
 
 
 def _metadata(given: UploadFile | str | None) -> dict[str, Any]:
     if given is None:
         return {}
+    if not isinstance(given, str):
+        raise BadRequest("metadata must be a field of text, not a file", "metadata")
     try:
-        metadata = json.loads(given if isinstance(given, str) else "")
-    except ValueError as error:
+        metadata = json.loads(given)
+        json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
         raise BadRequest(f"metadata is not JSON: {error}", "metadata") from error
     if not isinstance(metadata, dict):
-        raise BadRequest("metadata must be a JSON object", "metadata")
+        raise BadRequest(f"metadata must be a JSON object, not {shown(metadata)}", "metadata")
     return metadata
 
 

@@ -1,11 +1,14 @@
 """What both generation routes do with planned jobs: run them, answer whole or streamed."""
 
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -17,6 +20,11 @@ from server.api.services import Services
 from server.api.streams import DONE, interleave, sse, unless_gone
 from server.engine.engine import SequenceOutput
 from server.errors import BadRequest, error_body
+
+MAX_IGNORED_NAMES = 32
+MAX_IGNORED_CHARS = 64
+
+logger = logging.getLogger(__name__)
 
 Outputs = AsyncIterator[tuple[int, SequenceOutput]]
 
@@ -59,7 +67,8 @@ async def answer(
     content = {
         **envelope,
         "object": shape.object,
-        "choices": [shape.whole(choice) for choice in choices],
+        # In a thread: log-probabilities of a long prompt are many texts to decode.
+        "choices": await run_in_threadpool(lambda: [shape.whole(choice) for choice in choices]),
         "usage": usage(choices, body.n),
         "system_fingerprint": None,
     }
@@ -98,6 +107,7 @@ async def _events(
                 if (delta := shape.delta(choices[index], output)) is not None:
                     yield chunk(delta)
         except Exception as error:
+            logger.error("stream %s failed", shape.id, exc_info=error)
             yield sse(error_body(error))
         else:
             if wants_usage:
@@ -113,5 +123,6 @@ async def _after(first: tuple[int, SequenceOutput], outputs: Outputs) -> Outputs
 
 
 def _ignored(body: GenerationBody) -> dict[str, str]:
-    ignored = [name for name in body.ignored_fields if name.isascii() and name.isprintable()]
-    return {"x-intarsia-ignored-fields": ",".join(ignored)} if ignored else {}
+    """Names that a header can hold, of the first few unknown fields."""
+    names = [quote(name[:MAX_IGNORED_CHARS]) for name in body.ignored_fields[:MAX_IGNORED_NAMES]]
+    return {"x-intarsia-ignored-fields": ",".join(names)} if names else {}

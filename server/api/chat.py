@@ -3,6 +3,7 @@
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from server.api.answering import Shape, answer
@@ -35,7 +36,7 @@ async def create_chat_completion(
     if body.top_logprobs is not None and not body.logprobs:
         raise BadRequest("top_logprobs needs logprobs: true", "top_logprobs")
     served = await resolve(body, services.base_name, services.store)
-    jobs = _jobs(body, services)
+    jobs = await run_in_threadpool(_jobs, body, services)
     return await answer(request, services, body, served, jobs, _shape(body, request, services))
 
 
@@ -47,7 +48,7 @@ def _jobs(body: ChatBody, services: Services) -> list[Job]:
         "logprobs": (body.top_logprobs or 0) if body.logprobs else None,
         "prompt_logprobs": body.prompt_logprobs,
     }
-    start = adapter_start(body, prompt, services.codec)
+    start = adapter_start(body, prompt, services)
     return [
         Job(prompt, sampling_for(body, services, **sampling, seed=seed), start)
         for seed in choice_seeds(body.seed, body.n)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from server.api.answering import Shape, answer
@@ -36,7 +37,7 @@ async def create_completion(
     """Continue one or several prompts, given as text or token ids."""
     body.refuse_not_served()
     served = await resolve(body, services.base_name, services.store)
-    jobs = _jobs(body, services)
+    jobs = await run_in_threadpool(_jobs, body, services)
     return await answer(request, services, body, served, jobs, _shape(body, request, services))
 
 
@@ -65,7 +66,7 @@ def _jobs_of_prompt(body: CompletionBody, prompt: list[int], services: Services)
                 prompt_logprobs=body.prompt_logprobs if scored is None else scored,
                 seed=seed,
             ),
-            adapter_start(body, prompt, services.codec),
+            adapter_start(body, prompt, services),
         )
         for seed in choice_seeds(body.seed, body.n)
     ]

@@ -50,14 +50,18 @@ async def resolve(body: GenerationBody, base_name: str, store: AdapterStore) -> 
             "merge",
         )
     weighted = [(member.id, member.weight) for member in body.adapters]
-    return await _resolve_members(weighted, "adapters", store)
+    return await _resolve_members(weighted, "adapters.{index}.id", store)
 
 
 async def _resolve_members(
     weighted: list[tuple[str, float]], param: str, store: AdapterStore
 ) -> Served:
+    """`param` is the field that names the member `{index}`."""
     records = await run_in_threadpool(
-        lambda: [_find(store, reference, param) for reference, _ in weighted]
+        lambda: [
+            _find(store, reference, param.format(index=index))
+            for index, (reference, _) in enumerate(weighted)
+        ]
     )
     members = tuple(
         (name, digest, weight)

@@ -9,9 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from server.api.middleware import error_response
-from server.errors import INVALID, NOT_FOUND, TABLE, BadRequest
-
-SHOWN_INPUT = 100  # characters of a wrong value that are repeated
+from server.errors import INVALID, NOT_FOUND, TABLE, BadRequest, shown
 
 logger = logging.getLogger(__name__)
 
@@ -24,12 +22,6 @@ async def show_known(request: Request, error: Exception) -> JSONResponse:
     return response
 
 
-async def show_unexpected(request: Request, error: Exception) -> JSONResponse:
-    """A defect: logged with its trace, told without details."""
-    logger.error("request %s failed", request.state.request_id, exc_info=error)
-    return error_response(error)
-
-
 async def show_unreadable(request: Request, error: Exception) -> JSONResponse:
     """A body or query that does not have the route's form: the first fault, by field and value."""
     assert isinstance(error, RequestValidationError)
@@ -39,11 +31,19 @@ async def show_unreadable(request: Request, error: Exception) -> JSONResponse:
 async def show_http_error(request: Request, error: Exception) -> JSONResponse:
     """What the framework raises: no such route or method, a body that cannot be parsed."""
     assert isinstance(error, HTTPException)
-    if type(error.__cause__) in TABLE:  # raised while the framework read the body
-        return error_response(error.__cause__)  # type: ignore[arg-type]
+    if isinstance(error.__cause__, Exception):  # raised while the framework read the body
+        return error_response(_body_fault(error.__cause__))
     kind = NOT_FOUND if error.status_code == 404 else INVALID
     content = {"message": str(error.detail), "type": kind, "param": None, "code": "http_error"}
     return JSONResponse({"error": content}, error.status_code, headers=error.headers)
+
+
+def _body_fault(cause: Exception) -> Exception:
+    if type(cause) in TABLE:
+        return cause
+    if isinstance(cause, RecursionError):
+        return BadRequest("the body is nested too deeply")
+    return BadRequest(f"the body cannot be read: {cause}")
 
 
 def _first_fault(error: RequestValidationError) -> BadRequest:
@@ -51,10 +51,10 @@ def _first_fault(error: RequestValidationError) -> BadRequest:
     if fault["type"] == "json_invalid":
         return BadRequest(f"the body is not valid JSON: {fault['ctx']['error']}")
     param = ".".join(str(part) for part in _field_path(fault["loc"])) or None
-    found = "" if fault["type"] == "missing" else f", not {repr(fault['input'])[:SHOWN_INPUT]}"
+    found = "" if fault["type"] == "missing" else f", not {shown(fault['input'])}"
     return BadRequest(f"{param or 'body'}: {fault['msg']}{found}", param)
 
 
 def _field_path(location: tuple[str | int, ...]) -> list[str | int]:
-    """The path to the field, without where it came from and the names of union members."""
-    return [part for part in location[1:] if isinstance(part, int) or part.isidentifier()]
+    """The path to the field, without where it came from (body, query)."""
+    return list(location[1:])

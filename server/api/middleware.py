@@ -2,18 +2,20 @@
 
 import hashlib
 import hmac
+import logging
 import re
 import uuid
 from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
-from starlette.routing import Match, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import BodyTooLarge, Unauthorized, error_body, error_headers, row_of
 
 HEALTH = "/health/"
+logger = logging.getLogger(__name__)
+
 GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -49,24 +51,41 @@ class RequestId:
 class CountAnswers:
     """Counts answers by route template and status, so that labels stay few."""
 
-    def __init__(self, app: ASGIApp, router: Router, count: Callable[[str, int], None]) -> None:
+    def __init__(self, app: ASGIApp, count: Callable[[str, int], None]) -> None:
         self._app = app
-        self._router = router
         self._count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._count(self._route(scope), message["status"])
+                # The router notes the route that it chose; a request refused before has none.
+                self._count(getattr(scope.get("route"), "path", "other"), message["status"])
             await send(message)
 
         await self._app(scope, receive, counted if scope["type"] == "http" else send)
 
-    def _route(self, scope: Scope) -> str:
-        for route in self._router.routes:
-            if route.matches(scope)[0] is Match.FULL:
-                return str(getattr(route, "path", "other"))
-        return "other"
+
+class AnswerDefects:
+    """Answers an exception that nothing else knows: logged with its trace, told without details."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:
+            if has_begun or scope["type"] != "http":
+                raise
+            logger.exception("request %s failed", scope["state"]["request_id"])
+            await error_response(error)(scope, receive, send)
 
 
 class ApiKey:

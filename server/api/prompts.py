@@ -41,17 +41,16 @@ def chat_prompt(body: ChatBody, codec: TextCodec) -> list[int]:
     return _render(_messages(body), body.add_generation_prompt, codec)
 
 
-def adapter_start(body: GenerationBody, prompt: list[int], codec: TextCodec) -> int:
-    """Index of the first prompt token that the adapters apply to."""
+def adapter_start(body: GenerationBody, prompt: list[int], services: Services) -> int:
+    """Index of the first token that the adapters apply to."""
     if isinstance(body.adapter_from, int):
-        if body.adapter_from < 0:
-            raise InvalidParameter(
-                "adapter_from", body.adapter_from, "a token index or 'last_turn'"
-            )
+        if not 0 <= body.adapter_from < services.max_model_len:
+            expected = f"a token index from 0 to {services.max_model_len - 1}, or 'last_turn'"
+            raise InvalidParameter("adapter_from", body.adapter_from, expected)
         return body.adapter_from
     if not isinstance(body, ChatBody):
         raise BadRequest("adapter_from 'last_turn' needs messages", "adapter_from")
-    return _common_prefix(prompt, _before_last_turn(body, codec))
+    return _common_prefix(prompt, _before_last_turn(body, services.codec))
 
 
 def check_prompt(prompt: list[int], services: Services, param: str) -> None:

@@ -5,24 +5,56 @@ would change the answer but are not served are refused, and so is anything that 
 misspelt adapter field.
 """
 
-from typing import Any, Literal
+import json
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator, model_validator
+from pydantic_core import PydanticCustomError
+from pydantic_core.core_schema import ValidatorFunctionWrapHandler
 
+from server.engine.errors import InvalidParameter
 from server.engine.sampling_params import SamplingParams
-from server.errors import BadRequest
+from server.errors import BadRequest, shown
 
 NOT_SERVED = frozenset(
-    {"allowed_token_ids", "audio", "bad_words", "best_of", "functions", "function_call"}
-    | {"guided_choice", "guided_grammar", "guided_json", "guided_regex", "lora", "lora_path"}
-    | {"merged_adapters", "mode", "modalities", "structured_outputs", "suffix", "tools"}
-    | {"truncate_prompt_tokens", "use_beam_search"}
+    {"allowed_token_ids", "audio", "bad_words", "best_of", "chat_template", "documents", "echo"}
+    | {"chat_template_kwargs", "continue_final_message", "functions", "function_call"}
+    | {"guided_choice", "guided_grammar", "guided_json", "guided_regex", "logprob_token_ids"}
+    | {"mode", "modalities", "prediction", "prompt_embeds", "return_token_ids", "suffix", "tools"}
+    | {"return_tokens_as_token_ids", "structured_outputs", "truncate_prompt_tokens"}
+    | {"use_beam_search", "web_search_options"}
 )
-EMPTY: tuple[Any, ...] = (None, [], {}, "")  # as good as absent
-Prompts = str | list[str] | list[int] | list[list[int]]
+EMPTY: tuple[Any, ...] = (None, False, [], {}, "")  # as good as absent
 
 MAX_WEIGHT = 1e6
+MAX_BIAS = 100.0
+MAX_TOP_K = 2**31 - 1
+MIN_SEED, MAX_SEED = -(2**63), 2**64 - 1
 ADAPTER_WORDS = ("adapter", "lora", "merge")
+TOKEN_ID = re.compile("[0-9]{1,18}", re.ASCII)
+
+
+def _one_of(expected: str) -> WrapValidator:
+    """One message for a union, instead of one for each of its members."""
+
+    def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            raise PydanticCustomError(
+                "union", "must be {expected}", {"expected": expected}
+            ) from error
+
+    return WrapValidator(validate)
+
+
+Prompts = Annotated[
+    str | list[str] | list[int] | list[list[int]],
+    _one_of("a string, a list of strings, a list of token ids or a list of such lists"),
+]
+Stop = Annotated[str | list[str] | None, _one_of("a string or a list of strings")]
+AdapterStart = Annotated[int | Literal["last_turn"], _one_of("a token index or 'last_turn'")]
 
 
 class AdapterWeight(BaseModel):
@@ -59,19 +91,19 @@ class GenerationBody(BaseModel):
     model: str | None = None
     adapters: list[AdapterWeight] | None = Field(None, min_length=1, max_length=64)
     merge: Merge | None = None
-    adapter_from: int | Literal["last_turn"] = 0
+    adapter_from: AdapterStart = 0
 
     n: int = Field(1, ge=1, le=64)
-    seed: int | None = None
+    seed: int | None = Field(None, ge=MIN_SEED, le=MAX_SEED)
     temperature: float | None = None
     top_p: float | None = None
-    top_k: int | None = None
+    top_k: int | None = Field(None, le=MAX_TOP_K)
     min_p: float = 0.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
-    stop: str | list[str] | None = None
+    stop: Stop = None
     stop_token_ids: list[int] | None = None
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
@@ -83,13 +115,21 @@ class GenerationBody(BaseModel):
     cache_salt: str = ""
     user: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_sendable(cls, body: Any) -> Any:
+        """Raise BadRequest for text that no UTF-8 can hold, which JSON escapes can smuggle in."""
+        for name, value in body.items() if isinstance(body, dict) else ():
+            _check_sendable(name, value)
+        return body
+
     def refuse_not_served(self) -> None:
         """Raise BadRequest for a field that would change the answer but is not served."""
         extra = {name: value for name, value in self._extra.items() if value not in EMPTY}
         response_format = extra.pop("response_format", None)
         if response_format not in (None, {"type": "text"}):
             raise BadRequest(
-                f"response_format {response_format!r} is not served", "response_format"
+                f"response_format {shown(response_format)} is not served", "response_format"
             )
         for name in extra:
             if name in NOT_SERVED:
@@ -163,7 +203,7 @@ class Message(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     role: str
-    content: str | list[ContentPart]
+    content: Annotated[str | list[ContentPart], _one_of("a string, or parts of type 'text'")]
 
     @property
     def text(self) -> str:
@@ -183,8 +223,20 @@ class ChatBody(GenerationBody):
     add_generation_prompt: bool = True
 
 
-def _token_bias(bias: dict[str, float]) -> dict[int, float]:
+def _check_sendable(name: str, value: Any) -> None:
     try:
-        return {int(token_id): value for token_id, value in bias.items()}
-    except ValueError as error:
-        raise BadRequest(f"logit_bias: a key is not a token id: {error}", "logit_bias") from error
+        json.dumps([name, value], ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        field = name.encode(errors="replace").decode()
+        raise BadRequest(f"{field}: holds a lone surrogate, which is no text", field) from error
+    except RecursionError as error:
+        raise BadRequest(f"{name}: nested too deeply", name) from error
+
+
+def _token_bias(bias: dict[str, float]) -> dict[int, float]:
+    for token_id, value in bias.items():
+        if not TOKEN_ID.fullmatch(token_id):
+            raise InvalidParameter("logit_bias", token_id[:100], "keyed by token ids")
+        if not -MAX_BIAS <= value <= MAX_BIAS:
+            raise InvalidParameter("logit_bias", value, f"from {-MAX_BIAS:g} to {MAX_BIAS:g}")
+    return {int(token_id): value for token_id, value in bias.items()}

@@ -17,8 +17,9 @@ DONE = "data: [DONE]\n\n"
 
 
 def sse(data: Mapping[str, Any]) -> str:
-    """One event of a text/event-stream."""
-    return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    """One event of a text/event-stream. ValueError for a number that JSON cannot hold."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return f"data: {text}\n\n"
 
 
 async def interleave(
