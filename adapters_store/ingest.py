@@ -160,5 +160,5 @@ def _draft(
         num_layers=len(adapter.layers),
         nnz=adapter.nnz,
         num_bytes=num_bytes,
-        metadata=dict(metadata),
+        metadata={**adapter.notes, **metadata},
     )
