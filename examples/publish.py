@@ -33,7 +33,7 @@ def publish(name: str, peft_folder: Path, base: Path, training: Mapping[str, Any
 
 def identity(base: Path) -> BaseIdentity:
     """The identity of the demo base in the folder `base`."""
-    return base_identity(base.name, open_checkpoint(str(base)), base.parent / "demo-base.json")
+    return base_identity(base.name, open_checkpoint(str(base)), base.parent / "base-identity.json")
 
 
 def notes(name: str, training: Mapping[str, Any]) -> dict[str, str]:
