@@ -1,20 +1,26 @@
-"""`intarsia serve`: flags made from the settings' fields, a start that says what it does."""
+"""`intarsia serve`: flags made from the settings' fields, a start that says what it does.
+
+The application is imported once the settings are read, since torch takes seconds to load: help and
+mistakes in flags are answered at once.
+"""
 
 import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 import uvicorn
 from pydantic import ValidationError
 from rich.console import Console
 
-from adapters_store.registry import AdapterRecord
-from server.api.services import Services
-from server.app import create_app
 from server.model.errors import ModelError
 from server.settings import Settings, SettingsConflict
+
+if TYPE_CHECKING:
+    from adapters_store.registry import AdapterRecord
+    from server.api.services import Services
 
 GRACE_SECONDS = 30  # running requests get this long when the server is told to stop
 SHOWN_ADAPTERS = 10
@@ -29,11 +35,11 @@ def serve(flags: tuple[str, ...]) -> None:
     """Serve a base model and its adapters over the OpenAI API."""
     console = Console(stderr=True)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    settings = _read_settings(flags)
+    from server.app import create_app
+
     try:
-        settings = Settings(_cli_parse_args=list(flags))
         app = create_app(settings, lambda message: console.print(f"[dim]·[/] {message}"))
-    except ValidationError as error:
-        sys.exit(_settings_faults(error))
     except (SettingsConflict, ModelError) as error:
         sys.exit(f"intarsia: {error}")
     console.print(welcome(app.state.services, settings), highlight=False)
@@ -46,6 +52,13 @@ def serve(flags: tuple[str, ...]) -> None:
     )
 
 
+def _read_settings(flags: Sequence[str]) -> Settings:
+    try:
+        return Settings(_cli_parse_args=list(flags))
+    except ValidationError as error:
+        sys.exit(_settings_faults(error))
+
+
 def _settings_faults(error: ValidationError) -> str:
     lines = [
         f"INTARSIA_{'_'.join(map(str, fault['loc'])).upper()}={fault['input']!r}: {fault['msg']}"
@@ -54,7 +67,7 @@ def _settings_faults(error: ValidationError) -> str:
     return "\n".join(["intarsia: the settings cannot be used:", *lines])
 
 
-def welcome(services: Services, settings: Settings) -> str:
+def welcome(services: "Services", settings: Settings) -> str:
     """What is served, where, and what to try."""
     url = f"http://{settings.host}:{settings.port}"
     records, _ = services.store.list_page(SHOWN_ADAPTERS, None)
@@ -65,11 +78,11 @@ def welcome(services: Services, settings: Settings) -> str:
     return "\n".join(lines)
 
 
-def _listed(records: Sequence[AdapterRecord]) -> list[str]:
+def _listed(records: "Sequence[AdapterRecord]") -> list[str]:
     return [f"  [cyan]{r.id}[/] {r.metadata.get('description', '')}" for r in records]
 
 
-def _chat(model: str, records: Sequence[AdapterRecord]) -> str:
+def _chat(model: str, records: "Sequence[AdapterRecord]") -> str:
     """A command that asks `model` what its adapter was made for."""
     examples = [str(r.metadata["example"]) for r in records if "example" in r.metadata]
     own = [

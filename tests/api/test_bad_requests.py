@@ -1,4 +1,4 @@
-"""Bad generation requests: each refused by name and value, none harming those that run beside it."""
+"""Bad generation requests: each refused by name and value, without harm to others."""
 
 import json
 from collections.abc import Callable, Iterator

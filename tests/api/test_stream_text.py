@@ -160,15 +160,13 @@ def test_a_stream_says_why_it_ended(
 ) -> None:
     token = server.services.codec.encode("q", add_special_tokens=False)[0]
     eos = server.services.codec.encode("<|endoftext|>", add_special_tokens=False)[0]
-    fields, reason, stop_reason = {
+    always_token, always_eos = ({"logit_bias": {str(i): 100}} for i in (token, eos))
+    endings: dict[str, tuple[dict[str, Any], str, int | None]] = {
         "max_tokens": ({"max_tokens": 2}, "length", None),
-        "stop_token_ids": (
-            {"stop_token_ids": [token], "logit_bias": {str(token): 100}},
-            "stop",
-            token,
-        ),
-        "eos": ({"ignore_eos": False, "logit_bias": {str(eos): 100}}, "stop", None),
-    }[field]
+        "stop_token_ids": ({"stop_token_ids": [token], **always_token}, "stop", token),
+        "eos": ({"ignore_eos": False, **always_eos}, "stop", None),
+    }
+    fields, reason, stop_reason = endings[field]
     last = _chunks(http, "completions", **fields)[-1]["choices"][0]
     assert (last["finish_reason"], last["stop_reason"]) == (reason, stop_reason)
 
@@ -223,11 +221,11 @@ def test_prompt_logprobs_agree_with_an_echo(complete: Ask) -> None:
     choice = complete(prompt=PROMPT, max_tokens=1, prompt_logprobs=2)["choices"][0]
     first, *ranked = choice["prompt_logprobs"]
     assert first is None
-    assert [max(entry.values(), key=lambda e: e["logprob"])["rank"] for entry in ranked] == [
-        1
-    ] * len(ranked)
-    best = [max(entry["logprob"] for entry in entries.values()) for entries in ranked]
-    assert best == [max(top.values()) for top in echoed["top_logprobs"][1:-1]]
+    best = [max(entries.values(), key=lambda entry: entry["logprob"]) for entries in ranked]
+    assert {entry["rank"] for entry in best} == {1}
+    assert [entry["logprob"] for entry in best] == [
+        max(top.values()) for top in echoed["top_logprobs"][1:-1]
+    ]
 
 
 def test_an_adapter_may_begin_at_the_last_turn(http: httpx.Client) -> None:
