@@ -63,7 +63,7 @@ TRAININGS = {
     "sentiment-yelp": Training(steps=150),
     "date-iso": Training(steps=100),
     "number-words": Training(steps=300),
-    "verb-forms": Training(steps=150),
+    "verb-forms": Training(steps=300),
 }
 
 
