@@ -1,5 +1,6 @@
 """Servers that a session starts once, and the rule that no test may leave anything held."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,15 @@ from tiny_models import make_tiny_checkpoint
 KEY = "sesame-0123"
 UPLOAD_LIMIT = 100_000  # bytes
 BODY_LIMIT = 1_000_000  # bytes
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_from_outside() -> Iterator[None]:
+    """Only what a test says decides how a server or a client is set up."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("INTARSIA_")]:
+            patch.delenv(name)
+        yield
 
 
 @pytest.fixture(scope="session")

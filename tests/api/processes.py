@@ -74,11 +74,6 @@ def server_command(*flags: str) -> list[str]:
     return [sys.executable, "-m", "server", *flags]
 
 
-def clean_environment() -> dict[str, str]:
-    """This environment without settings of Intarsia."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("INTARSIA_")}
-
-
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -5,18 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from api.processes import ROOT, clean_environment, server_command
+from api.processes import ROOT, server_command
 from click.testing import CliRunner
 from pydantic import ValidationError
 
 from server.cli import serve
 from server.settings import Settings
-
-
-@pytest.fixture(autouse=True)
-def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for field in Settings.model_fields:
-        monkeypatch.delenv(f"INTARSIA_{field.upper()}", raising=False)
 
 
 def test_every_bad_value_is_named_with_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +55,6 @@ def test_a_bad_flag_stops_the_process_at_once(flags: list[str]) -> None:
     ended = subprocess.run(
         server_command(*flags),
         cwd=ROOT,
-        env=clean_environment(),
         capture_output=True,
         text=True,
         timeout=60,
