@@ -3,6 +3,7 @@
 Knows the importer and the file format; nothing of training.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from adapters_store.files import num_bytes, write
 from adapters_store.importers.peft import read_peft
 from examples.tasks import TASKS
 from server.model.checkpoint import open_checkpoint
+from server.model.demo_base import NAME
 from server.model.identity import base_identity
 
 ADAPTERS = Path(__file__).parent / "adapters"
@@ -33,7 +35,7 @@ def publish(name: str, peft_folder: Path, base: Path, training: Mapping[str, Any
 
 def identity(base: Path) -> BaseIdentity:
     """The identity of the demo base in the folder `base`."""
-    return base_identity(base.name, open_checkpoint(str(base)), base.parent / "base-identity.json")
+    return base_identity(NAME, open_checkpoint(str(base)), base.parent / "base-identity.json")
 
 
 def notes(name: str, training: Mapping[str, Any]) -> dict[str, str]:
@@ -42,9 +44,17 @@ def notes(name: str, training: Mapping[str, Any]) -> dict[str, str]:
     return {
         "task": task.title,
         "prompt": task.template,
+        "example": _example(name),
         "data": task.source,
         "data_licence": task.licence,
         "licence": "Apache-2.0",
         "training": canonical_json(dict(training)).decode(),
         "trainer": "PEFT SHiRA on qkv_proj, SNIP mask (examples/train_shira.py)",
     }
+
+
+def _example(name: str) -> str:
+    """A prompt to try the adapter with."""
+    prompts = json.loads((ADAPTERS.parent / "prompts.json").read_text(encoding="utf-8"))
+    prompt: str = prompts[name]["prompt"]
+    return prompt

@@ -30,6 +30,7 @@ from server.kernels.interface import Kernels
 from server.kernels.reference import ReferenceKernels
 from server.metrics import EngineCollector, RequestMetrics, render
 from server.model.checkpoint import Checkpoint, open_checkpoint
+from server.model.demo_base import NAME as DEMO_NAME
 from server.model.demo_base import ensure_demo_base
 from server.model.identity import base_identity
 from server.model.kv_cache import allocate, bytes_per_page
@@ -39,7 +40,6 @@ from server.settings import DEMO, Settings, SettingsConflict
 
 UPLOAD_ROUTE = "/v1/adapters"
 FORM_OVERHEAD = 1 << 20  # bytes of an upload's form around the file
-DEMO_NAME = "smollm2-135m-instruct"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Report = Callable[[str], None]

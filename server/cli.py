@@ -14,6 +14,7 @@ import click
 import uvicorn
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 
 from server.model.errors import ModelError
 from server.settings import Settings, SettingsConflict
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 30  # running requests get this long when the server is told to stop
 SHOWN_ADAPTERS = 10
+SHOWN_EXAMPLES = 2
+QUESTION = "What is the capital of France?"
 
 
 @click.command(
@@ -42,7 +45,7 @@ def serve(flags: tuple[str, ...]) -> None:
         app = create_app(settings, lambda message: console.print(f"[dim]·[/] {message}"))
     except (SettingsConflict, ModelError) as error:
         sys.exit(f"intarsia: {error}")
-    console.print(welcome(app.state.services, settings), highlight=False)
+    console.print(welcome(app.state.services, settings), highlight=False, soft_wrap=True)
     uvicorn.run(
         app,
         host=settings.host,
@@ -68,25 +71,22 @@ def _settings_faults(error: ValidationError) -> str:
 
 
 def welcome(services: "Services", settings: Settings) -> str:
-    """What is served, where, and what to try."""
+    """What is served, where, and what to try; in rich's markup."""
     url = f"http://{settings.host}:{settings.port}"
     records, _ = services.store.list_page(SHOWN_ADAPTERS, None)
-    models = [services.base_name, *(record.name for record in records)]
-    lines = [f"[bold]Intarsia[/] serves {services.base_name} at {url}", *_listed(records)]
-    lines += ["", "Try, in another terminal:", *(f"  {_chat(m, records)}" for m in models[:3])]
-    lines.append(f"  curl {url}/v1/models")
+    tries = [(services.base_name, QUESTION), *_examples(records)]
+    lines = [
+        f"[bold]Intarsia[/] serves {escape(services.base_name)} at {url}",
+        *(f"  [cyan]{r.id}[/] {escape(str(r.metadata.get('task', '')))}" for r in records),
+        "",
+        "Try, in another terminal:",
+        *(f"  intarsia chat --model {escape(m)} {escape(shlex.quote(p))}" for m, p in tries),
+        f"  curl {url}/v1/models",
+    ]
     return "\n".join(lines)
 
 
-def _listed(records: "Sequence[AdapterRecord]") -> list[str]:
-    return [f"  [cyan]{r.id}[/] {r.metadata.get('description', '')}" for r in records]
-
-
-def _chat(model: str, records: "Sequence[AdapterRecord]") -> str:
-    """A command that asks `model` what its adapter was made for."""
-    examples = [str(r.metadata["example"]) for r in records if "example" in r.metadata]
-    own = [
-        str(r.metadata["example"]) for r in records if r.name == model and "example" in r.metadata
-    ]
-    prompt = (own or examples or ["What is the capital of France?"])[0]
-    return f".venv/bin/intarsia chat --model {model} {shlex.quote(prompt)}"
+def _examples(records: "Sequence[AdapterRecord]") -> list[tuple[str, str]]:
+    """Adapters that say what to ask them, with a question of one line each."""
+    said = [(record.name, record.metadata.get("example")) for record in records]
+    return [(n, p) for n, p in said if isinstance(p, str) and "\n" not in p][:SHOWN_EXAMPLES]

@@ -21,6 +21,7 @@ from server.model import demo_source
 from server.model.demo_tokenizer import demo_tokenizer
 from server.model.demo_weights import phi3_config, phi3_weights
 
+NAME = "smollm2-135m-instruct"  # what requests and adapters call it
 FOLDER = "demo-base"
 RECORD = "conversion.json"  # written last: source, converter and file sizes
 CONVERTER = 1  # raised whenever a conversion would give other files
