@@ -1,6 +1,9 @@
 """The API key, and what is served to whom."""
 
+import json
 from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection
 
 import httpx
 import pytest
@@ -67,12 +70,12 @@ def test_health_wants_no_key(keyed: httpx.Client, path: str) -> None:
     [("/health", 401), ("/healthy", 401), ("/health/../v1/models", 404), ("/health/nothing", 404)],
 )
 def test_only_health_is_open(keyed: httpx.Client, path: str, status: int) -> None:
-    with httpx.Client(base_url=keyed.base_url) as raw:
-        request = raw.build_request("GET", "/")
-        request.url = request.url.copy_with(raw_path=path.encode())
-        response = raw.send(request)
-    assert response.status_code == status
-    assert "data" not in response.json()
+    url = keyed.base_url
+    raw = HTTPConnection(url.host, url.port or 80)  # httpx would tidy the path up
+    raw.request("GET", path)
+    with closing(raw), raw.getresponse() as response:
+        assert response.status == status
+        assert "error" in json.load(response)
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])

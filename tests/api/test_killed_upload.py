@@ -18,6 +18,7 @@ from server.model.identity import base_identity
 
 NUM_ROUNDS = 3
 NUM_WRITERS = 3
+MAX_DELAY_S = 0.05  # a few uploads take as long
 
 
 class Uploads:
@@ -74,6 +75,7 @@ def test_a_killed_server_keeps_every_acknowledged_adapter_and_no_half_one(
             _assert_whole(server.url, acknowledged)
             uploads = Uploads(server.url, base, first_seed=1000 * number)
             uploads.run_until(source.randrange(2, 12))
+            threading.Event().wait(source.uniform(0, MAX_DELAY_S))  # into the middle of another
             server.process.kill()
             uploads.join()
         acknowledged |= uploads.acknowledged
