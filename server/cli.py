@@ -8,6 +8,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -80,7 +81,7 @@ def welcome(services: "Services", settings: Settings) -> str:
         *(f"  [cyan]{r.id}[/] {escape(str(r.metadata.get('task', '')))}" for r in records),
         "",
         "Try, in another terminal:",
-        *(f"  intarsia chat --model {escape(m)} {escape(shlex.quote(p))}" for m, p in tries),
+        *(f"  {_program()} chat --model {m} {escape(shlex.quote(p))}" for m, p in tries),
         f"  curl {url}/v1/models",
     ]
     return "\n".join(lines)
@@ -90,3 +91,9 @@ def _examples(records: "Sequence[AdapterRecord]") -> list[tuple[str, str]]:
     """Adapters that say what to ask them, with a question of one line each."""
     said = [(record.name, record.metadata.get("example")) for record in records]
     return [(n, p) for n, p in said if isinstance(p, str) and "\n" not in p][:SHOWN_EXAMPLES]
+
+
+def _program() -> str:
+    """The command as it was typed, so that it can be typed again."""
+    typed = sys.argv[0]
+    return typed if Path(typed).name == "intarsia" else "intarsia"
