@@ -93,6 +93,7 @@ def build_services(settings: Settings, report: Report) -> Services:
         vocab_size=checkpoint.config.vocab_size,
         sampling_defaults=checkpoint.sampling_defaults,
         max_model_len=config.max_model_len,
+        max_choices=config.max_queued_requests,
         started=int(time.time()),
         store=store,
         adapters=residents,

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     page_size: int = Field(16, gt=0, description="tokens per KV page")
     max_num_seqs: int = Field(64, gt=0, description="sequences in one step")
     max_num_batched_tokens: int = Field(512, gt=0, description="tokens in one step")
-    max_queued_requests: int = Field(256, gt=0, description="waiting requests before a 429")
+    max_queued_requests: int = Field(1024, gt=0, description="waiting requests before a 429")
     max_adapter_bytes_device: ByteSize = Field(
         ByteSize(1 << 30), gt=0, description="memory for adapters beside the model"
     )

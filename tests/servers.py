@@ -76,6 +76,7 @@ class RunningServer:
             "waiting": stats.num_waiting,
             "pages": stats.pages_held,
             "pins": self.services.adapters.num_pins,
+            "commands": self.services.engine._commands.qsize(),
         }
 
     def wait_for(self, **expected: int) -> None:

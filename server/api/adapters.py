@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import FileResponse, JSONResponse
 
-from adapters_store.effect import Effect
+from adapters_store.effect import Effect, LayerEffect
 from adapters_store.errors import InvalidName
 from adapters_store.ingest import DeleteResult
 from adapters_store.names import parse_reference
@@ -167,8 +167,13 @@ def _shown(record: AdapterRecord) -> dict[str, Any]:
 def _shown_effect(effect: Effect) -> dict[str, Any]:
     layers = [
         {"layer": e.layer, "kind": e.kind, "nnz": e.nnz, "density": e.density, "norm": e.norm}
-        for e in effect.layers
+        for e in sorted(effect.layers, key=_depth)
     ]
     places = sum(e.nnz / e.density for e in effect.layers)
     density = effect.nnz / places
     return {"layers": layers, "nnz": effect.nnz, "density": density, "norm": effect.norm}
+
+
+def _depth(effect: LayerEffect) -> list[int | str]:
+    """Sorts layer 2 before layer 10."""
+    return [int(part) if part.isdigit() else part for part in effect.layer.split(".")]

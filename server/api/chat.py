@@ -81,7 +81,7 @@ class _Writer:
 
     def __init__(self, body: ChatBody, services: Services) -> None:
         self._body = body
-        self._codec = services.codec
+        self._token_text: TokenText = services.codec.token_text
 
     def opening(self, index: int) -> dict[str, Any]:
         """The first chunk of a choice: the role, no text."""
@@ -115,7 +115,3 @@ class _Writer:
         if not self._body.logprobs:
             return None
         return chat_logprobs(choice.logprobs[since:], self._token_text)
-
-    @property
-    def _token_text(self) -> TokenText:
-        return lambda token_id: self._codec.decode([token_id], False)

@@ -25,7 +25,6 @@ from server.engine.errors import InvalidParameter
 from server.errors import BadRequest
 
 DEFAULT_MAX_TOKENS = 16
-MAX_CHOICES = 1024  # prompts times n
 
 router = APIRouter(dependencies=[Depends(require_json)])
 
@@ -43,8 +42,9 @@ async def create_completion(
 
 def _jobs(body: CompletionBody, services: Services) -> list[Job]:
     prompts = completion_prompts(body, services.codec)
-    if len(prompts) * body.n > MAX_CHOICES:
-        raise BadRequest(f"prompt: {len(prompts)} prompts x n is over {MAX_CHOICES}", "prompt")
+    if len(prompts) * body.n > services.max_choices:
+        most = f"more choices than the {services.max_choices} that may wait"
+        raise BadRequest(f"prompt: {len(prompts)} prompts x n = {body.n} are {most}", "prompt")
     if body.max_tokens == 0 and not body.echo:
         raise InvalidParameter("max_tokens", 0, "at least 1 (0 only with echo)")
     return [job for prompt in prompts for job in _jobs_of_prompt(body, prompt, services)]
@@ -89,6 +89,7 @@ class _Writer:
     def __init__(self, body: CompletionBody, services: Services) -> None:
         self._body = body
         self._codec = services.codec
+        self._token_text: TokenText = services.codec.token_text
 
     def whole(self, choice: Choice) -> dict[str, Any]:
         return self._choice(choice, self._echoed(choice) + choice.text, 0, with_prompt=True)
@@ -139,7 +140,3 @@ class _Writer:
 
     def _length(self, token_ids: list[int]) -> int:
         return sum(len(self._token_text(token_id)) for token_id in token_ids)
-
-    @property
-    def _token_text(self) -> TokenText:
-        return lambda token_id: self._codec.decode([token_id], False)

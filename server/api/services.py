@@ -31,6 +31,7 @@ class Services:
     vocab_size: int
     sampling_defaults: Mapping[str, float | int]  # the checkpoint's own
     max_model_len: int
+    max_choices: int  # of one request; more could never be queued
     started: int  # unix seconds
     store: AdapterStore
     adapters: ResidentAdapters

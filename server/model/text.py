@@ -4,9 +4,12 @@ Goes straight to the immutable Rust tokenizer: transformers' wrapper changes sha
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
+
+TEXTS_KEPT = 1 << 16  # texts of single tokens, asked for again and again by log-probabilities
 
 
 class TextCodec:
@@ -17,6 +20,9 @@ class TextCodec:
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
+        self._before = self.encode("a", add_special_tokens=False)[-1:]
+        self._length_before = len(self.decode(self._before, False))
+        self.token_text = lru_cache(TEXTS_KEPT)(self._token_text)
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
@@ -26,6 +32,10 @@ class TextCodec:
         """Text of `token_ids`; bytes that are no character become U+FFFD."""
         text: str = self._backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
         return text
+
+    def _token_text(self, token_id: int) -> str:
+        """Text of one token inside a text: at the very start some decoders drop its space."""
+        return self.decode([*self._before, token_id], False)[self._length_before :]
 
     def encode_chat(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
 import pytest
 from api.conftest import BODY_LIMIT, KEY, kind_names
 from openai import AsyncOpenAI, OpenAI
-from servers import BASE_NAME, RunningServer, failing_engine, file_bytes
+from servers import BASE_NAME, RunningServer, failing_engine, file_bytes, paused_engine
 from tiny_adapters import make_adapter
 
 MESSAGES: Any = [{"role": "user", "content": "setting"}]
@@ -256,10 +257,33 @@ def test_a_wrong_key_is_an_authentication_error(keyed_server: RunningServer) -> 
 
 
 def test_a_full_queue_is_a_rate_limit_error_with_retry_after(cramped_server: RunningServer) -> None:
-    ask: Any = {"n": 8, "max_tokens": 100, "extra_body": {"ignore_eos": True}}
-    with _client(cramped_server) as client, pytest.raises(openai.RateLimitError) as caught:
-        client.completions.create(model=BASE_NAME, prompt="x", **ask)
-    assert int(caught.value.response.headers["retry-after"]) >= 1
+    """One runs, two more come while it does: one may wait."""
+
+    def ask(client: OpenAI) -> openai.RateLimitError | None:
+        try:
+            client.completions.create(model=BASE_NAME, prompt="x", max_tokens=1)
+        except openai.RateLimitError as refused:
+            return refused
+        return None
+
+    with (
+        _client(cramped_server) as client,
+        ThreadPoolExecutor(3) as pool,
+        paused_engine(cramped_server) as proceed,
+    ):
+        asked = [pool.submit(ask, client)]
+        cramped_server.wait_for(running=1)
+        asked += [pool.submit(ask, client) for _ in range(2)]
+        cramped_server.wait_for(commands=2)
+        proceed.set()
+        [refused] = [error for answer in asked if (error := answer.result())]
+    assert int(refused.response.headers["retry-after"]) >= 1
+
+
+def test_more_choices_than_may_ever_wait_are_a_bad_request(cramped_server: RunningServer) -> None:
+    with _client(cramped_server) as client, pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(model=BASE_NAME, prompt="x", n=2)
+    assert caught.value.param == "prompt"
 
 
 def test_full_adapter_memory_is_an_internal_server_error(cramped_server: RunningServer) -> None:
@@ -273,7 +297,7 @@ def test_an_error_inside_a_stream_is_raised_after_what_came(
     client: OpenAI, server: RunningServer
 ) -> None:
     received = []
-    ask: Any = {"max_tokens": 50, "stream": True, "extra_body": {"ignore_eos": True}}
+    ask: Any = {"max_tokens": 50, "stream": True, "logprobs": 0, "extra_body": {"ignore_eos": True}}
     with failing_engine(server, after_steps=5), pytest.raises(openai.APIError) as caught:  # noqa: PT012
         for chunk in client.completions.create(model=BASE_NAME, prompt="setting", **ask):
             received.append(chunk)

@@ -134,3 +134,10 @@ def test_nothing_of_a_stop_string_leaks_and_nothing_else_is_lost(
     assert not any(stop in shown for stop in stops)
     if not any(stop in text for stop in stops):
         assert shown == text
+
+
+@pytest.mark.parametrize("words", [[1], [3, 2], [1, 3, 0, 2]])
+def test_texts_of_single_tokens_join_to_the_text(words: list[int]) -> None:
+    """Log-probabilities show each token's text; a decoder that strips must not eat its space."""
+    shown = "".join(BYTE_FALLBACK.token_text(token_id) for token_id in words)
+    assert shown == BYTE_FALLBACK.decode([2, *words], True)[len("b") :]
