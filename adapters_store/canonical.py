@@ -1,4 +1,4 @@
-"""One encoding for everything that is hashed. Knows no tensors, so that bookkeeping code may use it."""
+"""One encoding for everything that is hashed. Knows no tensors: bookkeeping code may use it."""
 
 import hashlib
 import json
