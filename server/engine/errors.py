@@ -5,6 +5,8 @@ EngineError
 ├── QueueFull           as many requests wait as the server was told to hold
 ├── StepFailed          the step that computed this request raised; the request is over
 └── EngineStopped       the engine is stopping and takes no requests
+
+LogitsUnusable stands beside them: it reaches a caller as the cause of StepFailed.
 """
 
 
@@ -41,3 +43,10 @@ class EngineStopped(EngineError):
 
     def __init__(self) -> None:
         super().__init__("the server is stopping")
+
+
+class LogitsUnusable(ArithmeticError):
+    """No token can be chosen: the model gave no finite numbers, or every token is banned."""
+
+    def __init__(self) -> None:
+        super().__init__("the logits are not finite, or every token is banned")

@@ -5,7 +5,7 @@ i) alone (Philox; Salmon et al. 2011), so preemption and batching change nothing
 steps is vLLM's: bias and penalties, temperature, min-p, top-k, top-p.
 """
 
-from collections import Counter
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from server.engine.errors import LogitsUnusable
 from server.engine.sampling_params import SamplingParams
 from server.engine.sequence import TokenLogprobs
 
 SEED_MASK = (1 << 64) - 1
+NUCLEUS_GUESS = 512  # likeliest tokens looked at before a whole vocabulary is sorted
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +38,12 @@ def sample(
 ) -> SampledToken:
     """Choose the next token of one sequence from `logits [vocab]` fp32, which are left unchanged.
 
-    Log-probabilities are those of the model: before bias, penalties and temperature.
+    Log-probabilities are those of the model: before bias, penalties and temperature. Raises
+    LogitsUnusable where no token is left to choose.
     """
     adjusted = _adjust(logits, sampling, prompt, output, eos_token_ids)
+    if not math.isfinite(adjusted.max()):
+        raise LogitsUnusable
     if sampling.is_greedy:
         token_id = int(torch.argmax(adjusted))
     else:
@@ -50,9 +55,14 @@ def sample(
 
 
 def token_logprobs(logits: Tensor, token_id: int, num_top: int) -> TokenLogprobs:
-    """Log-probability and rank of `token_id` under `logits [vocab]`; the `num_top` likeliest."""
+    """Log-probability and rank of `token_id` under `logits [vocab]`; the `num_top` likeliest.
+
+    Raises LogitsUnusable for logits that are no numbers.
+    """
     logprobs = torch.log_softmax(logits, dim=-1)
     own = logprobs[token_id]
+    if not math.isfinite(own):
+        raise LogitsUnusable
     values, ids = torch.topk(logprobs, num_top)
     return TokenLogprobs(
         token_id=token_id,
@@ -85,45 +95,51 @@ def _penalize(
     logits: Tensor, sampling: SamplingParams, prompt: Sequence[int], output: Sequence[int]
 ) -> None:
     """Repetition penalty over prompt and output; frequency and presence over the output only."""
-    seen = torch.tensor(sorted({*prompt, *output}), device=logits.device)
-    penalty = sampling.repetition_penalty
-    logits[seen] = torch.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
-    counts = Counter(output)
-    made = torch.tensor(list(counts), dtype=torch.long, device=logits.device)
-    times = torch.tensor(list(counts.values()), device=logits.device)
+    seen, penalty = _ids([*prompt, *output], logits), sampling.repetition_penalty
+    penalized = torch.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
+    logits[seen] = penalized.clamp(max=torch.finfo(logits.dtype).max)  # a repeated id, one value
+    made, times = _ids(output, logits).unique(return_counts=True)
     logits[made] -= sampling.frequency_penalty * times + sampling.presence_penalty
+
+
+def _ids(tokens: Sequence[int], logits: Tensor) -> Tensor:
+    # By way of numpy, which reads a long list of ints five times as fast as torch.
+    return torch.from_numpy(np.array(tokens, dtype=np.int64)).to(logits.device)
 
 
 def _probabilities(logits: Tensor, sampling: SamplingParams) -> Tensor:
     """Softmax at the request's temperature, cut by min-p, top-k and top-p; not normalized."""
-    probabilities = torch.softmax(logits.double() / sampling.temperature, dim=-1)
+    below_top = logits.double() - logits.max()  # at most 0, so no temperature makes an infinity
+    probabilities = torch.softmax(below_top / sampling.temperature, dim=-1)
     if sampling.min_p > 0:
         probabilities[probabilities < sampling.min_p * probabilities.max()] = 0
     if 0 < sampling.top_k < len(logits):
         kept = torch.topk(probabilities, sampling.top_k)
         probabilities = torch.zeros_like(probabilities).index_copy_(0, kept.indices, kept.values)
     if sampling.top_p < 1:
-        _keep_nucleus(probabilities, sampling.top_p)
+        probabilities = _nucleus(probabilities, sampling.top_p)
     return probabilities
 
 
-def _keep_nucleus(probabilities: Tensor, top_p: float) -> None:
-    """Zero all but the fewest likeliest tokens whose mass reaches `top_p` of what is left."""
-    ordered, ids = torch.sort(probabilities, descending=True, stable=True)
+def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """All zero but the fewest likeliest tokens, at least one, whose mass reaches `top_p` of it."""
+    wanted = top_p * probabilities.sum()
+    ordered, ids = torch.topk(probabilities, min(NUCLEUS_GUESS, len(probabilities)))
+    if ordered.sum() < wanted:
+        ordered, ids = torch.sort(probabilities, descending=True, stable=True)
     mass_before = ordered.cumsum(0) - ordered
-    probabilities[ids[mass_before >= top_p * ordered.sum()]] = 0
+    kept = torch.where(mass_before < wanted, ordered, 0)
+    kept[0] = ordered[0]
+    return torch.zeros_like(probabilities).index_copy_(0, ids, kept)
 
 
 def _draw(probabilities: Tensor, uniform: float) -> int:
     """Invert the cumulative distribution at `uniform` in [0, 1)."""
     cumulative = probabilities.cumsum(0)
-    target = cumulative[-1] * uniform
-    return int(torch.searchsorted(cumulative, target, right=True).clamp(max=_last(probabilities)))
-
-
-def _last(probabilities: Tensor) -> int:
-    """The last token that may be drawn: guards against rounding at the far end."""
-    return int(probabilities.nonzero()[-1])
+    total = float(cumulative[-1])
+    # Below the total even where the product rounds up to it, so the token found can be drawn.
+    target = min(total * uniform, math.nextafter(total, 0.0))
+    return int(torch.searchsorted(cumulative, target, right=True))
 
 
 def _uniform(seed: int, index: int) -> float:

@@ -15,8 +15,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from server.engine.errors import InvalidParameter
-from server.engine.sampler import _probabilities, sample, token_logprobs
+from server.engine.errors import InvalidParameter, LogitsUnusable
+from server.engine.sampler import NUCLEUS_GUESS, _probabilities, sample, token_logprobs
 from server.engine.sampling_params import SamplingParams
 
 LOGITS = torch.tensor([1.0, 3.0, 2.0, 3.0, -1.0, 0.5])
@@ -129,6 +129,55 @@ def test_a_draw_is_always_a_kept_token(seed: int, top_k: int) -> None:
     logits = torch.tensor([0.0, -200.0, 5.0, -1e9, 4.0, -300.0])
     kept = set(torch.topk(logits, top_k).indices.tolist())
     assert choose(logits, temperature=1.0, seed=seed, top_k=top_k) in kept
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-310, 1e-45, 1e-5])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_lowest_temperatures_draw_a_likeliest_token(temperature: float, seed: int) -> None:
+    assert choose(LOGITS, temperature=temperature, seed=seed) in (1, 3)
+
+
+@pytest.mark.parametrize("cuts", [{"top_k": 1}, {"top_k": 3, "min_p": 0.1}, {}])
+def test_the_lowest_top_p_keeps_the_likeliest_token(cuts: dict[str, float]) -> None:
+    logits = random_logits(1)
+    assert choose(logits, top_p=5e-324, temperature=100, **cuts) == int(logits.argmax())
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_penalty_that_would_overflow_leaves_a_choice(temperature: float) -> None:
+    wanted = params(temperature=temperature, repetition_penalty=1e-320)
+    assert sample(LOGITS, wanted, [2, 4], [], NO_EOS).token_id == 2
+
+
+@pytest.mark.parametrize("spread", [0.001, 1.0, 8.0])
+@pytest.mark.parametrize("top_p", [0.05, 0.9, 0.9999])
+def test_nucleus_of_a_large_vocabulary_is_that_of_transformers(spread: float, top_p: float) -> None:
+    source = torch.Generator().manual_seed(1)
+    logits = spread * torch.randn(20 * NUCLEUS_GUESS, generator=source)
+    theirs = TopPLogitsWarper(top_p)(torch.zeros(1, 1, dtype=torch.long), logits.double()[None])
+    ours = _probabilities(logits, params(top_p=top_p))
+    assert torch.equal(ours > 0, theirs[0].isfinite())
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "logits",
+    [torch.full((6,), torch.nan), torch.tensor([0.0, torch.nan]), torch.tensor([torch.inf])],
+)
+def test_logits_that_are_no_numbers_are_never_sampled(
+    logits: torch.Tensor, temperature: float
+) -> None:
+    with pytest.raises(LogitsUnusable):
+        choose(logits, temperature=temperature)
+    with pytest.raises(LogitsUnusable):
+        token_logprobs(logits, 0, 1)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_ban_on_every_token_is_told(temperature: float) -> None:
+    wanted = params(temperature=temperature, min_tokens=2, stop_token_ids=frozenset(range(6)))
+    with pytest.raises(LogitsUnusable):
+        sample(LOGITS, wanted, [], [], NO_EOS)
 
 
 def test_logprobs_are_of_the_model_not_of_the_choice() -> None:
