@@ -124,13 +124,22 @@ def _probabilities(logits: Tensor, sampling: SamplingParams) -> Tensor:
 def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     """All zero but the fewest likeliest tokens, at least one, whose mass reaches `top_p` of it."""
     wanted = top_p * probabilities.sum()
-    ordered, ids = torch.topk(probabilities, min(NUCLEUS_GUESS, len(probabilities)))
-    if ordered.sum() < wanted:
-        ordered, ids = torch.sort(probabilities, descending=True, stable=True)
+    ordered, ids = _likeliest(probabilities, wanted)
     mass_before = ordered.cumsum(0) - ordered
     kept = torch.where(mass_before < wanted, ordered, 0)
     kept[0] = ordered[0]
     return torch.zeros_like(probabilities).index_copy_(0, ids, kept)
+
+
+def _likeliest(probabilities: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
+    """The likeliest tokens, most likely first, as many as hold `mass` or more; and their ids."""
+    count = NUCLEUS_GUESS
+    while count < len(probabilities):
+        ordered, ids = torch.topk(probabilities, count)
+        if ordered.sum() >= mass:
+            return ordered, ids
+        count *= 8
+    return torch.sort(probabilities, descending=True, stable=True)
 
 
 def _draw(probabilities: Tensor, uniform: float) -> int:

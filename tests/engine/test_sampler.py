@@ -138,7 +138,7 @@ def test_the_lowest_temperatures_draw_a_likeliest_token(temperature: float, seed
 
 
 @pytest.mark.parametrize("cuts", [{"top_k": 1}, {"top_k": 3, "min_p": 0.1}, {}])
-def test_the_lowest_top_p_keeps_the_likeliest_token(cuts: dict[str, float]) -> None:
+def test_the_lowest_top_p_keeps_the_likeliest_token(cuts: dict[str, Any]) -> None:
     logits = random_logits(1)
     assert choose(logits, top_p=5e-324, temperature=100, **cuts) == int(logits.argmax())
 
