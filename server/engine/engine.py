@@ -74,11 +74,12 @@ class Engine:
 
     def add(self, request: GenerationRequest) -> None:
         """Accept a request. Raises QueueFull; nothing is kept then."""
+        prompt = request.prompt_token_ids
         assert request.request_id not in self._live, f"{request.request_id} is live already"
+        assert 0 < len(prompt) <= self.config.max_model_len, f"a prompt of {len(prompt)} tokens"
+        detokenizer = Detokenizer.start(self._decode, request.sampling, prompt)
         sequence = Sequence.start(request)
         self.scheduler.add(sequence)
-        prompt = request.prompt_token_ids
-        detokenizer = Detokenizer.start(self._decode, request.sampling, prompt)
         self._live[request.request_id] = _Tracked(sequence, detokenizer)
 
     def abort(self, request_id: str) -> SequenceOutput | None:
@@ -93,7 +94,7 @@ class Engine:
         try:
             results = self._runner.run(batch)
         except Exception as error:
-            return self._fail(batch, error)
+            return [self._fail(self._live[e.sequence.request_id], error) for e in batch.entries]
         self.scheduler.computed(batch)
         return self._collect(batch, results)
 
@@ -133,6 +134,15 @@ class Engine:
         return [output for output in outputs if output is not None]
 
     def _collect_one(self, tracked: _Tracked, result: EntryResult) -> SequenceOutput | None:
+        """What the step gave one request. Whatever goes wrong here ends this request alone."""
+        if result.error is not None:
+            return self._fail(tracked, result.error)
+        try:
+            return self._read(tracked, result)
+        except Exception as error:
+            return self._fail(tracked, error)
+
+    def _read(self, tracked: _Tracked, result: EntryResult) -> SequenceOutput | None:
         sequence = tracked.sequence
         sequence.prompt_logprobs.extend(result.prompt_logprobs)
         if result.sampled is not None:
@@ -151,9 +161,11 @@ class Engine:
             logprobs=(sampled.logprobs,) if sampled.logprobs else (),
         )
         ending = self._ending(tracked, sampled.token_id)
-        if ending is not None:
-            return self._end(tracked, output, ending.reason, ending.stop_reason)
-        return _describe(tracked, output, text=tracked.detokenizer.take(final=False))
+        if ending is None:
+            return _describe(tracked, output, text=tracked.detokenizer.take(final=False))
+        if not isinstance(ending.stop_reason, str):
+            tracked.detokenizer.finish()
+        return self._end(tracked, output, ending.reason, ending.stop_reason)
 
     def _ending(self, tracked: _Tracked, token_id: int) -> _Ending | None:
         """Whether the new token ends its sequence, after its text was read."""
@@ -181,27 +193,22 @@ class Engine:
 
     # Ending
 
-    def _fail(self, batch: ScheduledBatch, error: Exception) -> list[SequenceOutput]:
-        """The step raised: its requests end, the others go on."""
-        failed = [self._live[entry.sequence.request_id] for entry in batch.entries]
-        return [
-            self._end(tracked, SequenceOutput(request_id, error=StepFailed(request_id, error)))
-            for tracked in failed
-            for request_id in [tracked.sequence.request_id]
-        ]
+    def _fail(self, tracked: _Tracked, error: Exception) -> SequenceOutput:
+        request_id = tracked.sequence.request_id
+        failed = SequenceOutput(request_id, error=StepFailed(request_id, error))
+        return self._end(tracked, failed, FinishReason.ERROR)
 
     def _end(
         self,
         tracked: _Tracked,
         output: SequenceOutput,
-        reason: FinishReason = FinishReason.ERROR,
+        reason: FinishReason,
         stop_reason: int | str | None = None,
     ) -> SequenceOutput:
+        """The last output of a request, which is forgotten. Decodes nothing, so cannot fail."""
         del self._live[tracked.sequence.request_id]
         self.scheduler.remove(tracked.sequence)
         self._totals.finished[reason] += 1
-        if not isinstance(stop_reason, str):
-            tracked.detokenizer.finish()
         text = tracked.detokenizer.take(final=True)
         return _describe(tracked, output, text, finish_reason=reason, stop_reason=stop_reason)
 

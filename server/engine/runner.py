@@ -21,10 +21,11 @@ LOGIT_ROWS_AT_ONCE = 64  # bounds the memory of logits: rows * vocabulary * 4 by
 
 @dataclass(slots=True)
 class EntryResult:
-    """What a step gave one scheduled sequence."""
+    """What a step gave one scheduled sequence; with an `error`, the rest does not count."""
 
     sampled: SampledToken | None = None
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    error: Exception | None = None
 
 
 class Runner(Protocol):
@@ -70,12 +71,17 @@ class ModelRunner:
         return self.model.logits(hidden[indices], pairs)
 
     def _read(self, logits: Tensor, row: LogitRow, result: EntryResult) -> None:
+        """Read one row of logits; a row that cannot be read fails its own request only."""
+        try:
+            self._choose_or_score(logits, row, result)
+        except Exception as error:
+            result.error = error
+
+    def _choose_or_score(self, logits: Tensor, row: LogitRow, result: EntryResult) -> None:
         sequence, sampling = row.entry.sequence, row.entry.sequence.request.sampling
         if row.samples:
-            prompt, output = (
-                sequence.request.prompt_token_ids,
-                sequence.tokens[sequence.num_prompt :],
-            )
+            prompt = sequence.request.prompt_token_ids
+            output = sequence.tokens[sequence.num_prompt :]
             result.sampled = sample(logits, sampling, prompt, output, self.eos_token_ids)
         else:
             assert sampling.prompt_logprobs is not None

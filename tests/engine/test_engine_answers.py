@@ -1,19 +1,33 @@
 """How requests end, and what their outputs hold: on a tiny real model."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
-from engines import MakeEngine, RealEngine, fake_engine, request, run_to_end
+from engines import (
+    FakeRunner,
+    MakeEngine,
+    RealEngine,
+    expected_tokens,
+    fake_engine,
+    request,
+    run_to_end,
+    spell,
+)
 from tiny_models import LONGROPE_BOUNDARY
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from server.engine.batch import LogitRow
 from server.engine.config import EngineConfig
+from server.engine.detokenizer import Decode
 from server.engine.engine import Engine, SequenceOutput
 from server.engine.errors import StepFailed
 from server.engine.runner import EntryResult
 from server.engine.scheduler import ScheduledBatch
 from server.engine.sequence import FinishReason
+from server.model.step import Step
 
 PROMPT = [20, 21, 22, 23, 24, 25, 26]
 
@@ -138,6 +152,79 @@ def test_a_step_that_fails_ends_its_requests_and_the_engine_goes_on() -> None:
     assert engine.scheduler.blocks.num_held == 0
     after = run_to_end(engine, [request("good", [1, 2], max_tokens=0)])
     assert after.last("good").finish_reason is FinishReason.LENGTH
+
+
+def test_row_that_cannot_be_sampled_ends_its_own_request_only(real: RealEngine) -> None:
+    engine, runner = real.engine()
+    compute = runner._logits
+
+    def spoil(hidden: Tensor, step: Step, rows: Sequence[LogitRow]) -> Tensor:
+        logits = compute(hidden, step, rows)
+        bad = [row.entry.sequence.request_id == "bad" for row in rows]
+        return logits.masked_fill(torch.tensor(bad)[:, None], torch.nan)
+
+    runner._logits = spoil  # type: ignore[method-assign]
+    wanted: dict[str, Any] = {"max_tokens": 4, "ignore_eos": True}
+    requests = [request(name, PROMPT, **wanted) for name in ("before", "bad", "after")]
+    requests.append(request("bad", PROMPT, prompt_logprobs=0, **wanted))
+    for scored in (requests[:3], requests[3:]):
+        collected = run_to_end(engine, scored)
+        assert collected.last("bad").finish_reason is FinishReason.ERROR
+        assert isinstance(collected.last("bad").error, StepFailed)
+        assert "not finite" in str(collected.last("bad").error)
+        for name in collected.outputs.keys() - {"bad"}:
+            assert collected.tokens(name) == continuation(real, 4)
+
+
+class Unreadable(Exception):
+    """What a decoder raises that cannot read a token."""
+
+
+def cannot_read(*unreadable: int) -> Decode:
+    def decode(token_ids: Sequence[int], skip_special_tokens: bool) -> str:
+        if set(unreadable) & set(token_ids):
+            raise Unreadable
+        return spell(token_ids)
+
+    return decode
+
+
+def test_text_that_cannot_be_read_ends_its_own_request_only() -> None:
+    config = EngineConfig(max_model_len=32, num_pages=32, page_size=4)
+    third = expected_tokens([7], 3)[2]
+    assert third not in expected_tokens([9], 5)
+    engine = Engine(config, FakeRunner(4), cannot_read(third), frozenset())
+    collected = run_to_end(engine, [request("bad", [7]), request("good", [9], max_tokens=5)])
+    assert collected.last("bad").finish_reason is FinishReason.ERROR
+    assert len(collected.outputs["bad"]) == 3
+    assert collected.tokens("good") == expected_tokens([9], 5)
+    assert engine.scheduler.blocks.num_held == 0
+
+
+def test_prompt_that_cannot_be_read_is_refused_and_keeps_nothing() -> None:
+    config = EngineConfig(max_model_len=16, num_pages=8, page_size=4)
+    engine = Engine(config, FakeRunner(4), cannot_read(5), frozenset())
+    with pytest.raises(Unreadable):
+        engine.add(request("r", [5]))
+    assert not engine.has_work
+    engine.check_integrity()
+
+
+@pytest.mark.parametrize("length", [0, 17])
+def test_prompt_that_can_never_run_is_our_mistake(length: int) -> None:
+    engine, _ = fake_engine(EngineConfig(max_model_len=16, num_pages=8, page_size=4))
+    with pytest.raises(AssertionError, match=f"a prompt of {length} tokens"):
+        engine.add(request("r", range(length)))
+
+
+def test_broken_bytes_that_end_a_prompt_are_no_answer() -> None:
+    config = EngineConfig(max_model_len=16, num_pages=8, page_size=4)
+    engine = Engine(config, FakeRunner(4), lambda ids, skip: "\ufffd" * len(ids), frozenset())
+    engine.add(request("aborted", [1]))
+    output = engine.abort("aborted")
+    assert output is not None
+    assert output.text == ""
+    assert run_to_end(engine, [request("r", [1], max_tokens=0)]).text("r") == ""
 
 
 def test_ends_are_counted_by_reason() -> None:
