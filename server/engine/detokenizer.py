@@ -14,6 +14,7 @@ Decode = Callable[[Sequence[int], bool], str]  # (token ids, skip special tokens
 
 REPLACEMENT = "\ufffd"  # what a decoder writes for bytes that are no character, or not yet one
 CONTEXT_TOKENS = 4  # tokens decoded along, since a first token may lose its leading space
+PENDING_TOKENS = 3  # at most, before or after a token, that are bytes of the same character
 WINDOW_TOKENS = 16  # the window of decoded tokens slides on when it is longer
 
 
@@ -35,12 +36,15 @@ class Detokenizer:
     window_read: int = 0  # characters of the decoded window that are in `text`, or context
     text: str = ""
     sent: int = 0  # characters already given out
+    searched: int = 0  # characters of `text` that no stop string may end in any more
 
     @classmethod
     def start(
         cls, decode: Decode, sampling: SamplingParams, prompt: Sequence[int]
     ) -> "Detokenizer":
-        detokenizer = cls(decode, sampling, list(prompt[-CONTEXT_TOKENS:]))
+        context = list(prompt[-CONTEXT_TOKENS - PENDING_TOKENS :])
+        detokenizer = cls(decode, sampling, context)
+        detokenizer._slide()
         detokenizer.window_read = len(detokenizer._window().rstrip(REPLACEMENT))
         return detokenizer
 
@@ -50,22 +54,32 @@ class Detokenizer:
         window = self._window()
         whole = window.rstrip(REPLACEMENT)
         self._read(whole)
-        if whole == window and len(self.tokens) - self.window_start > WINDOW_TOKENS:
-            self.window_start = len(self.tokens) - CONTEXT_TOKENS
-            self.window_read = len(self._window())
+        excess = len(self.tokens) - self.window_start - WINDOW_TOKENS
+        is_broken = excess > WINDOW_TOKENS  # bytes that no later one makes a character
+        if is_broken:
+            self._read(self._window(pending=PENDING_TOKENS))
+        if is_broken or (excess > 0 and whole == window):
+            unread = len(window) - self.window_read
+            self._slide()
+            self.window_read = max(len(self._window()) - unread, 0)
 
     def finish(self) -> None:
         """No more tokens come: broken bytes that were held back become U+FFFD."""
         self._read(self._window())
 
     def find_stop(self) -> StopMatch | None:
-        """The first stop string in the text, or None."""
-        found = [(self.text.find(stop), stop) for stop in self.sampling.stop]
+        """The first stop string that ends in text come since the last search, or None."""
+        found = [(self._find_new(stop), stop) for stop in self.sampling.stop]
+        self.searched = len(self.text)
         matches = [(at, stop) for at, stop in found if at >= 0]
         if not matches:
             return None
         at, stop = min(matches)
         return StopMatch(stop, at + len(stop) * self.sampling.include_stop_str_in_output)
+
+    def skip_stops(self) -> None:
+        """Let stop strings in the text so far stand."""
+        self.searched = len(self.text)
 
     def truncate(self, end: int) -> None:
         """End the text at `end`."""
@@ -78,8 +92,25 @@ class Detokenizer:
         self.sent = max(self.sent, end)
         return new
 
-    def _window(self) -> str:
-        return self.decode(self.tokens[self.window_start :], self.sampling.skip_special_tokens)
+    def _find_new(self, stop: str) -> int:
+        return self.text.find(stop, max(self.searched - len(stop) + 1, 0))
+
+    def _slide(self) -> None:
+        """Begin the window some tokens back, where a character begins if one does nearby.
+
+        Decoders with byte fallback break a whole run of bytes that begins inside a character.
+        """
+        last = max(len(self.tokens) - CONTEXT_TOKENS, 0)
+        for start in range(last, max(last - PENDING_TOKENS, 0) - 1, -1):
+            self.window_start = start
+            if not self._window().startswith(REPLACEMENT):
+                return
+        self.window_start = last
+
+    def _window(self, pending: int = 0) -> str:
+        """The decoded window, less its last `pending` tokens."""
+        tokens = self.tokens[self.window_start : len(self.tokens) - pending]
+        return self.decode(tokens, self.sampling.skip_special_tokens)
 
     def _read(self, window: str) -> None:
         self.text += window[self.window_read :]

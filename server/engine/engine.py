@@ -176,7 +176,9 @@ class Engine:
             detokenizer.push(token_id)
         if stop_token is not None:
             return stop_token
-        if sequence.num_output >= sampling.min_tokens and (match := detokenizer.find_stop()):
+        if sequence.num_output < sampling.min_tokens:
+            detokenizer.skip_stops()
+        elif (match := detokenizer.find_stop()) is not None:
             detokenizer.truncate(match.end)
             return _Ending(FinishReason.STOP, match.stop)
         is_full = len(sequence.tokens) >= self.config.max_model_len

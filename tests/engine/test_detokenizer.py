@@ -1,5 +1,7 @@
 """Text as it comes: whole characters only, nothing lost, no stop string ever shown."""
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,7 +9,7 @@ from tiny_models import make_tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from server.engine.detokenizer import REPLACEMENT, Detokenizer
+from server.engine.detokenizer import REPLACEMENT, WINDOW_TOKENS, Detokenizer
 from server.engine.sampling_params import SamplingParams
 from server.model.text import TextCodec
 
@@ -48,7 +50,10 @@ def stream(codec: TextCodec, prompt: list[int], output: list[int]) -> list[str]:
 
 
 @settings(max_examples=200, deadline=None)
-@given(text=st.text(max_size=60), prompt=st.text(max_size=8))
+@given(
+    text=st.text(max_size=60),
+    prompt=st.text(max_size=8).filter(lambda prompt: not prompt.endswith(REPLACEMENT)),
+)
 def test_pieces_join_to_the_text(text: str, prompt: str) -> None:
     output = BYTE_LEVEL.encode(text, add_special_tokens=False)
     pieces = stream(BYTE_LEVEL, BYTE_LEVEL.encode(prompt, add_special_tokens=False), output)
@@ -78,15 +83,48 @@ def test_space_that_a_first_token_would_lose_is_kept(words: list[int]) -> None:
     assert "".join(stream(BYTE_FALLBACK, prompt, words)) == joined[len("ab") :]
 
 
+def as_bytes(text: str) -> list[int]:
+    return [4 + byte for byte in text.encode()]
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text("aé中文😀", max_size=40), prompt=st.text("aé中文😀", max_size=8))
+def test_long_runs_of_byte_tokens_are_read_right(text: str, prompt: str) -> None:
+    pieces = stream(BYTE_FALLBACK, [1, *as_bytes(prompt)], as_bytes(text))
+    assert "".join(pieces) == text
+
+
+@pytest.mark.parametrize("codec", [BYTE_LEVEL, BYTE_FALLBACK], ids=["byte level", "byte fallback"])
+def test_bytes_that_stay_broken_come_in_time_and_cost_no_more_and_more(codec: TextCodec) -> None:
+    broken = next(i for i in range(4, 260) if codec.decode([i] * 4, True) == REPLACEMENT * 4)
+    longest = 0
+
+    def decode(token_ids: Sequence[int], skip_special_tokens: bool) -> str:
+        nonlocal longest
+        longest = max(longest, len(token_ids))
+        return codec.decode(token_ids, skip_special_tokens)
+
+    detokenizer = Detokenizer.start(decode, params(), [])
+    for count in range(1, 200):
+        detokenizer.push(broken)
+        detokenizer.take(final=False)
+        assert detokenizer.sent >= count - 2 * WINDOW_TOKENS
+    detokenizer.finish()
+    assert detokenizer.text == REPLACEMENT * 199
+    assert longest <= 2 * WINDOW_TOKENS + 1
+
+
 def test_character_of_many_tokens_comes_when_it_is_whole() -> None:
     face = [4 + byte for byte in "😀".encode()]
     assert stream(BYTE_FALLBACK, [1], face) == ["", "", "", "😀", ""]
 
 
-def push_all(detokenizer: Detokenizer, text: str) -> list[str]:
+def push_all(detokenizer: Detokenizer, text: str, min_tokens: int = 0) -> list[str]:
     pieces: list[str] = []
-    for token_id in BYTE_LEVEL.encode(text, add_special_tokens=False):
+    for count, token_id in enumerate(BYTE_LEVEL.encode(text, add_special_tokens=False), start=1):
         detokenizer.push(token_id)
+        if count < min_tokens:
+            detokenizer.skip_stops()
         match = detokenizer.find_stop()
         if match is not None:
             detokenizer.truncate(match.end)
@@ -111,6 +149,17 @@ def push_all(detokenizer: Detokenizer, text: str) -> list[str]:
 def test_text_ends_before_the_first_stop_string(text: str, stops: list[str], shown: str) -> None:
     detokenizer = Detokenizer.start(BYTE_LEVEL.decode, params(*stops), [])
     assert "".join(push_all(detokenizer, text)) == shown
+
+
+def test_stop_string_before_min_tokens_stands_and_a_later_one_ends() -> None:
+    detokenizer = Detokenizer.start(BYTE_LEVEL.decode, params("END"), [])
+    pieces = push_all(detokenizer, "one END two END three", min_tokens=9)
+    assert "".join(pieces) == "one END two "
+
+
+def test_stop_string_that_straddles_min_tokens_ends() -> None:
+    detokenizer = Detokenizer.start(BYTE_LEVEL.decode, params("END"), [])
+    assert "".join(push_all(detokenizer, "one END two", min_tokens=6)) == "one "
 
 
 def test_stop_string_is_kept_where_asked_for() -> None:

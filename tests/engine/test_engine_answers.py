@@ -79,6 +79,18 @@ def test_stop_string_ends_a_request_and_is_cut(real: RealEngine) -> None:
     assert collected.last("s").stop_reason == stop
 
 
+def test_stop_string_before_min_tokens_neither_ends_nor_cuts() -> None:
+    engine, _ = fake_engine(EngineConfig(max_model_len=64, num_pages=16, page_size=4))
+    text = run_to_end(engine, [request("r", [7], max_tokens=30)]).text("r")
+    stop = next(c for c in text if c in text[1:] and text.index(c) < 4 < text.rindex(c))
+    end = next(at for at in range(5, 30) if text[at] == stop)
+    wanted = request("s", [7], max_tokens=30, min_tokens=6, stop=(stop,))
+    collected = run_to_end(engine, [wanted])
+    assert collected.text("s") == text[:end]
+    assert collected.last("s").stop_reason == stop
+    assert len(collected.tokens("s")) == end + 1
+
+
 def test_length_ends_a_request_at_max_tokens_and_at_the_context(real: RealEngine) -> None:
     tokens, last = last_of(real, max_tokens=3, ignore_eos=True)
     assert (len(tokens), last.finish_reason) == (3, FinishReason.LENGTH)
