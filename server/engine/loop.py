@@ -8,7 +8,7 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from server.adapters.resident import AdapterLease
@@ -18,8 +18,6 @@ from server.engine.sequence import GenerationRequest
 from server.engine.stats import EngineStats
 
 logger = logging.getLogger(__name__)
-
-Command = Callable[[], Iterable[SequenceOutput]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +30,34 @@ class _Ticket:
 
     def deliver(self, output: SequenceOutput | Exception) -> None:
         """Put an output where its consumer waits; a consumer whose loop is gone needs none."""
-        if not self.loop.is_closed():
+        try:
             self.loop.call_soon_threadsafe(self.outputs.put_nowait, output)
+        except RuntimeError:
+            if not self.loop.is_closed():
+                raise
 
     def close(self, output: SequenceOutput | Exception) -> None:
         """Deliver the last output and let the adapters go."""
         self.lease.release()
         self.deliver(output)
+
+
+@dataclass(frozen=True, slots=True)
+class _Submission:
+    """A command to the engine's thread: take up a request."""
+
+    request: GenerationRequest
+    ticket: _Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class _Abort:
+    """A command to the engine's thread: end a request if it is still live."""
+
+    request_id: str
+
+
+_Command = _Submission | _Abort | None  # None only wakes the thread
 
 
 class OutputStream:
@@ -76,7 +95,7 @@ class EngineLoop:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
         self._tickets: dict[str, _Ticket] = {}  # only the engine's thread touches it
         self._is_stopping = threading.Event()
         self._submitting = threading.Lock()  # no request slips in while the thread ends
@@ -86,10 +105,10 @@ class EngineLoop:
         self._thread.start()
 
     def stop(self) -> None:
-        """Abort what runs, end the thread. Later requests raise EngineStopped."""
+        """End the thread, and every request with EngineStopped, those that come later too."""
         with self._submitting:
             self._is_stopping.set()
-        self._commands.put(tuple)  # wakes the thread
+        self._commands.put(None)
         self._thread.join()
 
     @property
@@ -105,40 +124,24 @@ class EngineLoop:
         Raises EngineStopped. To be called from the event loop that reads the stream.
         """
         ticket = _Ticket(asyncio.get_running_loop(), asyncio.Queue(), lease)
-        self._put(request, ticket)
+        with self._submitting:
+            if not self.is_running:
+                lease.release()
+                raise EngineStopped
+            self._commands.put(_Submission(request, ticket))
         return OutputStream(ticket.outputs, lambda: self.abort(request.request_id))
 
     def abort(self, request_id: str) -> None:
         """End a request if it is still live."""
-
-        def command() -> Iterable[SequenceOutput]:
-            output = self._engine.abort(request_id)
-            return () if output is None else (output,)
-
-        self._commands.put(command)
-
-    def _put(self, request: GenerationRequest, ticket: _Ticket) -> None:
-        def command() -> Iterable[SequenceOutput]:
-            try:
-                self._engine.add(request)
-            except Exception as error:
-                ticket.close(error)
-            else:
-                self._tickets[request.request_id] = ticket
-            return ()
-
-        with self._submitting:
-            if not self.is_running:
-                ticket.lease.release()
-                raise EngineStopped
-            self._commands.put(command)
+        self._commands.put(_Abort(request_id))
 
     # The engine's thread
 
     def _run(self) -> None:
         try:
             while not self._is_stopping.is_set():
-                self._deliver(self._handle_commands(wait=not self._engine.has_work))
+                for command in self._take_commands(wait=not self._engine.has_work):
+                    self._obey(command)
                 if self._engine.has_work:
                     self._deliver(self._engine.step())
         except Exception:
@@ -146,13 +149,27 @@ class EngineLoop:
         finally:
             self._close()
 
-    def _handle_commands(self, *, wait: bool) -> list[SequenceOutput]:
-        """Outputs of every command that is there; with `wait`, at least one command."""
-        outputs: list[SequenceOutput] = []
+    def _take_commands(self, *, wait: bool) -> Iterator[_Command]:
+        """Every command that is there; with `wait`, at least one."""
         while wait or not self._commands.empty():
-            outputs.extend(self._commands.get()())
+            yield self._commands.get()
             wait = False
-        return outputs
+
+    def _obey(self, command: _Command) -> None:
+        match command:
+            case _Submission(request, ticket):
+                self._accept(request, ticket)
+            case _Abort(request_id):
+                if (output := self._engine.abort(request_id)) is not None:
+                    self._deliver([output])
+
+    def _accept(self, request: GenerationRequest, ticket: _Ticket) -> None:
+        try:
+            self._engine.add(request)
+        except Exception as error:
+            ticket.close(error)
+        else:
+            self._tickets[request.request_id] = ticket
 
     def _deliver(self, outputs: Iterable[SequenceOutput]) -> None:
         for output in outputs:
@@ -162,10 +179,12 @@ class EngineLoop:
                 self._tickets.pop(output.request_id).close(output)
 
     def _close(self) -> None:
-        """Nobody waits for an engine that is gone."""
+        """Nobody waits for an engine that is gone. Asks nothing of it: it may be broken."""
         with self._submitting:
             self._is_stopping.set()
-        self._deliver(self._handle_commands(wait=False))
+        for command in self._take_commands(wait=False):
+            if isinstance(command, _Submission):
+                command.ticket.close(EngineStopped())
         for ticket in self._tickets.values():
             ticket.close(EngineStopped())
         self._tickets.clear()

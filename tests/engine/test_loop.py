@@ -22,16 +22,20 @@ DEADLINE_S = 20
 
 
 class GatedRunner(FakeRunner):
-    """Waits at the gate before every step."""
+    """Waits at the gate before every step; may shut it after so many."""
 
     def __init__(self, page_size: int) -> None:
         super().__init__(page_size)
         self.gate = threading.Event()
         self.gate.set()
+        self.steps_until_shut: int | None = None
 
     def run(self, batch: ScheduledBatch) -> list[EntryResult]:
         assert self.gate.wait(DEADLINE_S)
-        return super().run(batch)
+        results = super().run(batch)
+        if len(self.batches) == self.steps_until_shut:
+            self.gate.clear()
+        return results
 
 
 class Setting:
@@ -114,10 +118,12 @@ def test_many_requests_each_get_their_own(setting: Setting) -> None:
 
 def test_closing_a_stream_aborts_its_request(setting: Setting) -> None:
     async def work() -> None:
+        setting.runner.steps_until_shut = 1
         stream = setting.loop.submit(request("a", [1], max_tokens=900), setting.lease("a"))
         await anext(stream)
         stream.close()
         stream.close()
+        setting.runner.gate.set()
         with pytest.raises(StopAsyncIteration):
             await anext(stream)
         await until(lambda: setting.released)
@@ -174,9 +180,13 @@ def test_full_queue_is_told_and_holds_nothing() -> None:
 
 def test_stopping_ends_what_runs_and_refuses_what_comes(setting: Setting) -> None:
     async def work() -> None:
+        setting.runner.steps_until_shut = 1
         stream = setting.loop.submit(request("a", [1], max_tokens=900), setting.lease("a"))
         await anext(stream)
-        await asyncio.to_thread(setting.loop.stop)
+        stopping = asyncio.create_task(asyncio.to_thread(setting.loop.stop))
+        await until(lambda: not setting.loop.is_running)
+        setting.runner.gate.set()
+        await stopping
         with pytest.raises(EngineStopped):
             await read_on(stream)
         assert not setting.loop.is_running
@@ -195,9 +205,11 @@ def test_a_defect_in_the_engine_leaves_nobody_waiting(
         raise KeyError("defect")
 
     async def work() -> None:
+        setting.runner.steps_until_shut = 1
         stream = setting.loop.submit(request("a", [1], max_tokens=900), setting.lease("a"))
         await anext(stream)
         monkeypatch.setattr(setting.engine, "step", defect)
+        setting.runner.gate.set()
         with pytest.raises(EngineStopped):
             await read_on(stream)
         await until(lambda: not setting.loop.is_running)
@@ -205,3 +217,61 @@ def test_a_defect_in_the_engine_leaves_nobody_waiting(
 
     run(work())
     setting.engine.abort("a")
+
+
+def test_a_broken_engine_is_asked_nothing_more_and_leaves_nobody_waiting(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defect(request_id: str) -> None:
+        raise KeyError(request_id)
+
+    async def work() -> None:
+        setting.runner.gate.clear()
+        names = ["read", "closed", "closed too"]
+        streams = [setting.loop.submit(request(n, [1]), setting.lease(n)) for n in names]
+        await until(lambda: setting.engine.stats().num_running == 3)
+        with monkeypatch.context() as broken:
+            broken.setattr(setting.engine, "abort", defect)
+            for stream in streams[1:]:
+                stream.close()
+            late = setting.loop.submit(request("late", [1]), setting.lease("late"))
+            setting.runner.gate.set()
+            for stream in (streams[0], late):
+                with pytest.raises(EngineStopped):
+                    await read_on(stream)
+            await until(lambda: sorted(setting.released) == sorted([*names, "late"]))
+
+    run(work())
+    for name in ("read", "closed", "closed too"):
+        setting.engine.abort(name)
+
+
+class ClosingLoop:
+    """An event loop that is closed by another thread just before it is called."""
+
+    def __init__(self) -> None:
+        self.was_called = threading.Event()
+
+    def is_closed(self) -> bool:
+        return self.was_called.is_set()
+
+    def call_soon_threadsafe(self, *call: object) -> None:
+        self.was_called.set()
+        raise RuntimeError("Event loop is closed")
+
+
+def test_consumer_that_goes_with_its_loop_harms_nobody(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closing = ClosingLoop()
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio, "get_running_loop", lambda: closing)
+        setting.loop.submit(request("gone", [1], max_tokens=3), setting.lease("gone"))
+    assert closing.was_called.wait(DEADLINE_S)
+
+    async def work() -> None:
+        stream = setting.loop.submit(request("a", [1], max_tokens=3), setting.lease("a"))
+        await read_on(stream)
+        assert sorted(setting.released) == ["a", "gone"]
+
+    run(work())
