@@ -124,13 +124,13 @@ class ResidentAdapters:
             entry.loaded.set_result(adapter)
 
     def _make_room(self, needed: int) -> None:
-        idle = [digest for digest, entry in self._entries.items() if entry.pins == 0]
-        for digest in idle:
-            if self._num_bytes() + needed <= self._max_bytes:
-                return
-            del self._entries[digest]
-        if self._num_bytes() + needed > self._max_bytes:
-            raise AdapterMemoryFull(needed, self._num_bytes(), self._max_bytes)
+        """Evict what is idle, least recently leased first; nothing if it would not do."""
+        pinned = sum(entry.num_bytes for entry in self._entries.values() if entry.pins > 0)
+        if pinned + needed > self._max_bytes:
+            raise AdapterMemoryFull(needed, pinned, self._max_bytes)
+        idle = (entry for entry in list(self._entries.values()) if entry.pins == 0)
+        while self._num_bytes() + needed > self._max_bytes:
+            del self._entries[next(idle).digest]
 
     def _unpin(self, entry: _Entry) -> None:
         with self._lock:
@@ -139,7 +139,8 @@ class ResidentAdapters:
             self._drop_if_idle(entry)
 
     def _drop_if_idle(self, entry: _Entry) -> int:
-        if entry.pins > 0 or not entry.is_discarded:
+        failed_to_load = self._entries.get(entry.digest) is not entry  # and is gone already
+        if entry.pins > 0 or not entry.is_discarded or failed_to_load:
             return 0
         del self._entries[entry.digest]
         return entry.num_bytes

@@ -15,7 +15,8 @@ from server.kernels.reference import ReferenceKernels
 
 KERNELS = ReferenceKernels(torch.device("cpu"))
 ADAPTERS = {name: random_adapter(seed) for seed, name in enumerate("abc")}
-SIZE = make_resident(ADAPTERS["a"], KERNELS).num_bytes
+ADAPTERS["large"] = random_adapter(kind="dense")
+SIZE, LARGE_SIZE = (make_resident(ADAPTERS[n], KERNELS).num_bytes for n in ("a", "large"))
 
 
 class Loader:
@@ -78,6 +79,16 @@ def test_leased_adapters_are_never_evicted() -> None:
     assert loader.loaded == ["a", "b", "b"]
 
 
+def test_adapter_that_cannot_fit_evicts_nothing() -> None:
+    adapters, loader = residents(max_bytes=LARGE_SIZE - 1)
+    adapters.lease(["a"]).release()
+    with pytest.raises(AdapterMemoryFull) as caught:
+        adapters.lease(["large"])
+    assert caught.value.pinned == 0
+    adapters.lease(["a"])
+    assert loader.loaded == ["a", "large"]
+
+
 def test_failed_lease_of_several_keeps_none() -> None:
     adapters, loader = residents()
     loader.failure = None
@@ -138,6 +149,28 @@ def test_concurrent_leases_share_one_load() -> None:
             lease.result(10).release()
     assert loaded == ["a"]
     assert adapters.num_pins == 0
+
+
+def test_adapter_discarded_while_its_load_fails_is_forgotten_once() -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def load(name: str) -> SparseAdapter:
+        if started.is_set():
+            return ADAPTERS[name]
+        started.set()
+        assert go_on.wait(10)
+        raise OSError("deleted")
+
+    adapters = ResidentAdapters(load, KERNELS, 1 << 30)
+    with ThreadPoolExecutor(1) as pool:
+        failing = pool.submit(adapters.lease, ["a"])
+        assert started.wait(10)
+        assert adapters.discard("a") == 0
+        go_on.set()
+        with pytest.raises(OSError, match="deleted"):
+            failing.result(10)
+    adapters.lease(["a"])
+    assert adapters.get("a").digest == ADAPTERS["a"].digest
 
 
 def test_a_failed_load_reaches_everyone_who_waits() -> None:
