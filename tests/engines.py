@@ -3,17 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
-from store_factories import random
 from torch import Tensor
 
-from adapters_store.adapter import (
-    BaseIdentity,
-    BlockDelta,
-    ElementDelta,
-    LowRankDelta,
-    SparseAdapter,
-    WeightDelta,
-)
+from adapters_store.adapter import BaseIdentity, SparseAdapter
 from server.adapters.composition import BASE, Composition
 from server.adapters.resident import ResidentAdapters
 from server.engine.batch import LogitRow
@@ -191,54 +183,6 @@ class RealEngine:
 
 
 MakeEngine = Callable[[str], RealEngine]  # from a variation of tiny_models
-KINDS = ("element", "block", "row_block", "low_rank")
-
-
-def make_adapter(
-    identity: BaseIdentity,
-    seed: int,
-    kind: str,
-    layers: Iterable[str] | None = None,
-    strength: float = 0.1,
-    keep_ratio: float = 0.05,
-) -> SparseAdapter:
-    """A random adapter of one kind over `layers` (all qkv layers unless told)."""
-    names = sorted(layers or (name for name in identity.layers if name.endswith("qkv_proj")))
-    source = random(seed)
-    deltas = [
-        _delta(kind, name, identity.layers[name].shape, strength, keep_ratio, source)
-        for name in names
-    ]
-    base = {name: identity.layers[name].digest for name in names}
-    return SparseAdapter(identity.name, base, tuple(deltas))
-
-
-def _delta(
-    kind: str,
-    layer: str,
-    shape: tuple[int, int],
-    strength: float,
-    keep_ratio: float,
-    source: torch.Generator,
-) -> WeightDelta:
-    out, columns = shape
-    if kind == "low_rank":
-        a = torch.randn(4, columns, generator=source) * columns**-0.5
-        b = torch.randn(out, 4, generator=source) * strength
-        return LowRankDelta(layer=layer, shape=shape, a=a, b=b, scale=2.0)
-    if kind == "element":
-        indices = _choose(out * columns, keep_ratio, source)
-        values = torch.randn(len(indices), generator=source) * strength
-        return ElementDelta(layer=layer, shape=shape, indices=indices, values=values)
-    block = (16, 16) if kind == "block" else (1, 16)
-    chosen = _choose(out * columns // (block[0] * block[1]), keep_ratio, source)
-    values = torch.randn(len(chosen), *block, generator=source) * strength
-    return BlockDelta(layer=layer, shape=shape, block=block, block_index=chosen, values=values)
-
-
-def _choose(count: int, keep_ratio: float, source: torch.Generator) -> Tensor:
-    kept = max(1, int(count * keep_ratio))
-    return torch.randperm(count, generator=source)[:kept].sort().values.to(torch.int32)
 
 
 def weights_with(adapter: SparseAdapter, coefficient: float = 1.0) -> Mapping[str, Tensor]:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from engines import KINDS, Collected, RealEngine, make_adapter, request, run_to_end, weights_with
+from engines import Collected, RealEngine, request, run_to_end, weights_with
+from tiny_adapters import make_adapter
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from adapters_store import files
@@ -17,6 +18,7 @@ from server.model.text import TextCodec
 pytestmark = pytest.mark.demo
 
 SHIPPED = sorted((Path(__file__).parents[2] / "examples" / "adapters").glob("*.safetensors"))
+KINDS = ("element", "block 16x16", "block 1x16", "low_rank")
 TOLERANCE = 2e-5  # of the largest logit
 NEW_TOKENS = 64
 QUESTIONS = (
@@ -151,7 +153,9 @@ def test_32_requests_with_shipped_and_other_adapters_give_what_each_gives_alone(
     digests = [real.publish(files.read(path)) for path in SHIPPED]
     while len(digests) < 28:
         kind = KINDS[len(digests) % len(KINDS)]
-        made = make_adapter(real.identity, len(digests), kind, strength=0.02, keep_ratio=0.01)
+        names = [name for name in real.identity.layers if name.endswith("qkv_proj")]
+        seed = len(digests)
+        made = make_adapter(real.identity, kind, seed, names, spread=0.02, keep_ratio=0.01)
         digests.append(real.publish(made))
     compositions = [Composition.linear([(digest, 1.0)]) for digest in digests] + [BASE] * 4
     requests = [
