@@ -1,14 +1,15 @@
 """Stored adapter files, by content: `sha256/ab/cdef....safetensors` under one root.
 
-A file appears whole or not at all, and its name is the digest of what it holds. Knows nothing of
-names and versions.
+A file appears whole or not at all, and its name is the digest of what it holds. Here is what every
+store of blobs does, and the one in a local directory. Knows nothing of names and versions.
 """
 
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import BinaryIO, Protocol
 
 from filelock import FileLock
 
@@ -18,7 +19,37 @@ from adapters_store.errors import AdapterNotFound, AdapterRefused, BlobCorrupt
 from adapters_store.names import check_digest
 
 
-class BlobStore:
+class BlobStore(Protocol):
+    """Adapter files by digest. Every method raises InvalidName for what is no digest."""
+
+    def guard(self) -> AbstractContextManager[None]:
+        """Hold back every other holder, in any process that shares the directory.
+
+        For those who change blobs together with the rows that name them: else one may delete
+        the file that another has just found already there.
+        """
+
+    def put(self, adapter: SparseAdapter) -> int:
+        """Store `adapter` unless it is already there whole; bytes of its file.
+
+        When this returns, the file survives a loss of power.
+        """
+
+    def load(self, digest: str) -> SparseAdapter:
+        """The adapter, verified: AdapterNotFound, or BlobCorrupt if it is not what was stored."""
+
+    def open(self, digest: str) -> BinaryIO:
+        """The file as it is, for the caller to close; it can be read to its end whoever deletes
+        it meanwhile. AdapterNotFound."""
+
+    def delete(self, digest: str) -> int:
+        """Remove the adapter; bytes freed, 0 if it was not there."""
+
+    def sweep(self) -> int:
+        """Remove the files of writers that died; how many. Holds the guard."""
+
+
+class LocalBlobs:
     """Adapter files under `root`, which may be shared with other processes."""
 
     def __init__(self, root: Path) -> None:
@@ -28,45 +59,46 @@ class BlobStore:
 
     @contextmanager
     def guard(self) -> Iterator[None]:
-        """Hold back every other holder, in any process.
-
-        For those who change blobs together with the rows that name them: else one may delete
-        the file that another has just found already there.
-        """
         with FileLock(self.root / "lock"):
             yield
 
     def put(self, adapter: SparseAdapter) -> int:
-        """Store `adapter` unless it is already there whole; bytes on disk.
-
-        When this returns, the file survives a loss of power.
-        """
         path = self.path(adapter.digest)
         if not self._is_whole(adapter.digest):
-            self._write(adapter, path)
+            temporary = self._incoming / uuid.uuid4().hex
+            try:
+                files.write(adapter, temporary)
+                self.adopt(temporary, adapter.digest)
+            finally:
+                temporary.unlink(missing_ok=True)
         return path.stat().st_size
 
+    def adopt(self, file: Path, digest: str) -> None:
+        """Make `file`, on the same file system, the blob of `digest`; durable on return."""
+        path = self.path(digest)
+        _sync(file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(path)
+        for directory in (path.parent, path.parent.parent, self.root):
+            _sync(directory)
+
     def path(self, digest: str) -> Path:
-        """Where the adapter with this digest is, or would be; InvalidName for anything else."""
-        check_digest(digest)
-        algorithm, _, value = digest.partition(":")
-        return self.root / algorithm / value[:2] / f"{value[2:]}.safetensors"
+        """Where the adapter with this digest is, or would be."""
+        return self.root / blob_name(digest)
 
     def load(self, digest: str) -> SparseAdapter:
-        """The adapter, verified: AdapterNotFound, or BlobCorrupt if it is not what was stored."""
-        path = self.path(digest)
         try:
-            adapter = files.read(path)
+            return read_verified(self.path(digest), digest)
         except FileNotFoundError as error:
             raise AdapterNotFound(digest) from error
-        except AdapterRefused as error:
-            raise BlobCorrupt(digest, f"none: {error}") from error
-        if adapter.digest != digest:
-            raise BlobCorrupt(digest, adapter.digest)
-        return adapter
+
+    def open(self, digest: str) -> BinaryIO:
+        try:
+            return self.path(digest).open("rb")
+        except FileNotFoundError as error:
+            raise AdapterNotFound(digest) from error
 
     def delete(self, digest: str) -> int:
-        """Remove the adapter; bytes freed, 0 if it was not there."""
         path = self.path(digest)
         try:
             num_bytes = path.stat().st_size
@@ -77,7 +109,6 @@ class BlobStore:
         return num_bytes
 
     def sweep(self) -> int:
-        """Remove the files of writers that died; how many. Holds the guard."""
         with self.guard():
             leftovers = list(self._incoming.iterdir())
             for path in leftovers:
@@ -91,17 +122,23 @@ class BlobStore:
             return False
         return True
 
-    def _write(self, adapter: SparseAdapter, path: Path) -> None:
-        temporary = self._incoming / uuid.uuid4().hex
-        try:
-            files.write(adapter, temporary)
-            _sync(temporary)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        for directory in (path.parent, path.parent.parent, self.root):
-            _sync(directory)
+
+def blob_name(digest: str) -> str:
+    """The path of a blob under its store's root; InvalidName for what is no digest."""
+    check_digest(digest)
+    algorithm, _, value = digest.partition(":")
+    return f"{algorithm}/{value[:2]}/{value[2:]}.safetensors"
+
+
+def read_verified(path: Path, digest: str) -> SparseAdapter:
+    """The adapter in `path`; BlobCorrupt unless it is the one of `digest`. FileNotFoundError."""
+    try:
+        adapter = files.read(path)
+    except AdapterRefused as error:
+        raise BlobCorrupt(digest, f"none: {error}") from error
+    if adapter.digest != digest:
+        raise BlobCorrupt(digest, adapter.digest)
+    return adapter
 
 
 def _sync(path: Path) -> None:

@@ -6,7 +6,8 @@ StoreError
 ├── InvalidName             a name or reference that does not follow the grammar
 ├── AdapterNotFound         no such name, version or digest
 ├── NameConflict            the name belongs to something else
-└── BlobCorrupt             stored bytes do not have the digest that names them
+├── BlobCorrupt             stored bytes do not have the digest that names them
+└── BlobsUnavailable        the place where the bytes are stored does not answer
 """
 
 from collections.abc import Sequence
@@ -72,3 +73,11 @@ class BlobCorrupt(StoreError):
     def __init__(self, digest: str, found: str) -> None:
         self.digest, self.found = digest, found
         super().__init__(f"stored adapter {digest} is corrupt: its bytes have digest {found}")
+
+
+class BlobsUnavailable(StoreError):
+    """The blobs at `url` cannot be read or written now: `reason`; neither is told to clients."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        self.url, self.reason = url, reason
+        super().__init__("the adapter files cannot be reached now")

@@ -5,11 +5,11 @@ before a name points at them. Knows nothing of HTTP.
 """
 
 import json
-import tempfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from adapters_store import files
 from adapters_store.adapter import BaseIdentity, SparseAdapter
@@ -20,8 +20,12 @@ from adapters_store.importers.archive import sniff, unpack
 from adapters_store.importers.peft import read_peft
 from adapters_store.importers.peft_source import Parts
 from adapters_store.names import check_name
+from adapters_store.quarantine import Quarantine
 from adapters_store.registry import AdapterDraft, AdapterRecord, Publication, Registry
+from adapters_store.remote_blobs import open_blobs
 from adapters_store.validation import Limits, check
+
+CACHE_BYTES = 10 << 30  # of blobs that are kept elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,25 +52,48 @@ class AdapterStore:
         self,
         registry: Registry,
         blobs: BlobStore,
+        quarantine: Quarantine,
         base: BaseIdentity,
         parts: Parts,
         limits: Limits,
     ) -> None:
         self._registry = registry
         self._blobs = blobs
+        self._quarantine = quarantine
         self._base = base
         self._parts = parts
         self._limits = limits
         blobs.sweep()
+        quarantine.sweep()
 
     @classmethod
     def open(
-        cls, directory: Path, base: BaseIdentity, parts: Parts, limits: Limits
+        cls,
+        directory: Path,
+        base: BaseIdentity,
+        parts: Parts,
+        limits: Limits,
+        *,
+        blob_url: str | None = None,
+        cache_bytes: int = CACHE_BYTES,
     ) -> "AdapterStore":
-        """The store in `directory`, made if it is not there: `registry.sqlite` and `blobs/`."""
-        blobs = BlobStore(directory / "blobs")
+        """The store in `directory`, made if it is not there: `registry.sqlite` and `blobs/`.
+
+        With a `blob_url` the files are kept there, and `blobs/` is a cache. BlobsUnavailable.
+        """
+        quarantine = Quarantine(directory / "quarantine")
+        blobs = open_blobs(blob_url, directory / "blobs", quarantine, cache_bytes)
         registry = Registry(f"sqlite:///{directory.absolute() / 'registry.sqlite'}")
-        return cls(registry, blobs, base, parts, limits)
+        return cls(registry, blobs, quarantine, base, parts, limits)
+
+    @property
+    def max_file_bytes(self) -> int:
+        """The largest upload."""
+        return self._limits.max_file_bytes
+
+    def quarantine(self) -> AbstractContextManager[Path]:
+        """A private directory for an upload that is still to be ingested; removed afterwards."""
+        return self._quarantine.directory()
 
     def ingest(
         self, path: Path, name: str, metadata: Mapping[str, Any], *, dry_run: bool = False
@@ -106,9 +133,9 @@ class AdapterStore:
             freed = sum(self._blobs.delete(digest) for digest in unused)
         return DeleteResult(tuple(records), freed)
 
-    def blob_path(self, digest: str) -> Path:
-        """Where the file of this digest lies, for sending it; InvalidName if it is no digest."""
-        return self._blobs.path(digest)
+    def open_blob(self, digest: str) -> BinaryIO:
+        """The file of this digest, for sending and closing it; AdapterNotFound if it is gone."""
+        return self._blobs.open(digest)
 
     def close(self) -> None:
         self._registry.close()
@@ -131,8 +158,8 @@ class AdapterStore:
         return adapter
 
     def _import(self, path: Path) -> SparseAdapter:
-        with tempfile.TemporaryDirectory() as directory:
-            unpacked = unpack(path, Path(directory), self._limits)
+        with self._quarantine.directory() as directory:
+            unpacked = unpack(path, directory, self._limits)
             return read_peft(unpacked, self._base, self._parts)
 
     def _publish(

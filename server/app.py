@@ -13,11 +13,11 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 import server
-from adapters_store.errors import StoreError
+from adapters_store.errors import BlobsUnavailable, StoreError
 from adapters_store.ingest import AdapterStore
 from adapters_store.validation import Limits
 from server.adapters.resident import ResidentAdapters
-from server.api import adapters, chat, completions, health, models
+from server.api import adapters, chat, completions, health, models, stats, uploads
 from server.api.failures import show_http_error, show_known, show_unreadable
 from server.api.middleware import AnswerDefects, ApiKey, BodyLimit, CountAnswers, RequestId
 from server.api.services import Services
@@ -67,7 +67,8 @@ def create_app(settings: Settings, report: Report = logger.info) -> FastAPI:
         redirect_slashes=False,  # every path has one form, and no answer leads elsewhere
     )
     app.state.services = services
-    for part in (completions, chat, models, adapters, health):
+    # A reference may hold slashes: what follows one is looked for first.
+    for part in (completions, chat, models, uploads, stats, adapters, health):
         app.include_router(part.router)
     _handle_errors(app)
     _wrap(app, settings, services)
@@ -134,7 +135,17 @@ def _open_store(
     directory.mkdir(parents=True, exist_ok=True)
     identity = base_identity(base_name, checkpoint, settings.data_dir / "base-identity.json")
     limits = Limits(settings.max_upload_bytes, settings.max_adapter_nnz)
-    store = AdapterStore.open(directory, identity, checkpoint.config.split_parts(), limits)
+    try:
+        store = AdapterStore.open(
+            directory,
+            identity,
+            checkpoint.config.split_parts(),
+            limits,
+            blob_url=settings.blob_url,
+            cache_bytes=settings.max_blob_cache_bytes,
+        )
+    except BlobsUnavailable as error:
+        raise SettingsConflict("blob_url", error.url, error.reason) from error
     _publish_directory(settings, store, report)
     return store
 

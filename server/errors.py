@@ -107,6 +107,7 @@ TABLE: Mapping[type[Exception], Row] = {
     engine.StepFailed: Row(500, SERVER, "step_failed"),
     store.BlobCorrupt: Row(500, SERVER, "blob_corrupt"),
     engine.EngineStopped: Row(503, SERVER, "stopping"),
+    store.BlobsUnavailable: Row(503, SERVER, "blobs_unavailable"),
     NotReady: Row(503, SERVER, "not_ready"),
     AdapterMemoryFull: Row(503, SERVER, "adapter_memory_full"),
 }

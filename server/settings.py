@@ -38,6 +38,12 @@ class Settings(BaseSettings):
     publish_dir: Path | None = Field(
         None, description="publish every *.safetensors of this directory, by its stem, at start"
     )
+    blob_url: str | None = Field(
+        None, description="where adapter files are kept: s3://bucket/prefix; else in the data_dir"
+    )
+    max_blob_cache_bytes: ByteSize = Field(
+        ByteSize(10 << 30), gt=0, description="local copies of files that are kept elsewhere"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="of weights and activations; auto: fp32 on CPU, bf16 on CUDA"

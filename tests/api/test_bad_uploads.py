@@ -163,12 +163,12 @@ FORMS = {
     "no file": Form([("name", (None, "x"))], 400, "file", "file"),
     "no name": Form([FILE], 400, "name", "name"),
     "nothing": Form([("x", (None, ""))], 400, "x", "'x'"),
-    "two files": Form([FILE, FILE, ("name", (None, "x"))], 400, None, "files"),
-    "file as text": Form([("file", (None, "x")), ("name", (None, "x"))], 400, "file", "file"),
+    "two files": Form([FILE, FILE, ("name", (None, "x"))], 400, "file", "twice"),
+    "file as text": Form([("file", (None, "x")), ("name", (None, "x"))], 400, "file", "a file"),
     "name as file": Form([("name", ("a", b"x"))], 400, "name", "name"),
     "two names": Form([FILE, ("name", (None, "x")), ("name", (None, "y"))], 400, "name", "twice"),
     "unknown field": Form([FILE, ("nmae", (None, "x"))], 400, "nmae", "'nmae'"),
-    "too many fields": Form([FILE, *[("name", (None, "x"))] * 5], 400, None, "fields"),
+    "name that is no text": Form([FILE, ("name", (None, b"\xff"))], 400, "name", "UTF-8"),
     "metadata no JSON": Form(
         [FILE, ("name", (None, "x")), ("metadata", (None, "{"))], 400, "metadata", "JSON"
     ),
@@ -190,8 +190,8 @@ FORMS = {
     "metadata huge": Form(
         [FILE, ("name", (None, "x")), ("metadata", (None, json.dumps({"a": "x" * 1_050_000})))],
         400,
-        None,
-        "size",
+        "metadata",
+        "more than 1048576 bytes",
     ),
     **{
         f"name {name!r}": Form([FILE, ("name", (None, name))], 400, "name", repr(name)[:20])

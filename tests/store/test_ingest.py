@@ -56,7 +56,8 @@ def test_upload_is_published_and_loads(store: AdapterStore, tmp_path: Path) -> N
     assert result.adapter_effect == effect_of(adapter)
     assert store.resolve("team/sql") == record
     assert store.load(record.digest).digest == adapter.digest
-    assert store.blob_path(record.digest).stat().st_size == record.num_bytes
+    with store.open_blob(record.digest) as file:
+        assert len(file.read()) == record.num_bytes
 
 
 def test_same_upload_answers_the_version_that_exists(store: AdapterStore, tmp_path: Path) -> None:
@@ -108,7 +109,7 @@ def test_peft_archive_is_imported(
     for delta in stored.deltas:
         assert torch.allclose(delta.dense(), peft.merged[delta.layer], rtol=0, atol=1e-7)
     assert json.loads(stored.notes["lineage"])["peft_type"] == "LORA"
-    assert files.read(store.blob_path(record.digest)).digest == record.digest
+    assert [files.read(path).digest for path in _blobs(tmp_path)] == [record.digest]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +200,7 @@ def test_deleting_a_name_removes_all_its_versions(store: AdapterStore, tmp_path:
 
 def test_damaged_blob_is_told_not_served(store: AdapterStore, tmp_path: Path) -> None:
     record = store.ingest(upload(tmp_path, random_adapter()), "sql", {}).record
-    path = store.blob_path(record.digest)
+    [path] = _blobs(tmp_path)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
