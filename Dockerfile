@@ -7,6 +7,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY server server
 COPY adapters_store adapters_store
+COPY offline offline
 COPY client client
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 

@@ -1,11 +1,13 @@
 """PEFT's SHiRA (sparse high rank adapters): single entries with their places, as in PEFT 0.21.
 
 The scale is always 1. Places come from the file; they are drawn again from `random_seed` only
-where the file lacks them and PEFT itself would draw the same ones.
+where the file lacks them and PEFT itself would draw the same ones. PEFT wants r * (in + out)
+entries in every layer: files from here say in their metadata how many of them, the first, are the
+adapter's own. The rest are zeros that pad, and are no part of it.
 """
 
 from collections.abc import Mapping
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from torch import Tensor
 from adapters_store.adapter import ElementDelta, WeightDelta
 from adapters_store.delta_rules import INT32_ENTRIES
 from adapters_store.errors import AdapterRefused
+from adapters_store.files import parse_json
 from adapters_store.importers.peft_source import (
     Layout,
     PeftSource,
@@ -22,15 +25,20 @@ from adapters_store.importers.peft_source import (
 )
 
 WEIGHT, INDICES = "shira_weight", "shira_indices"
+OWN_COUNTS = "intarsia_own_entries"  # metadata: JSON of module -> how many entries are its own
 KNOWN_SETTINGS = ("mask_type", "random_seed", "init_weights")
 
 
 def read_shira(source: PeftSource, layout: Layout) -> list[WeightDelta]:
     """One element delta per base layer; AdapterRefused with every reason found."""
     reasons = list(source.unknown_settings(KNOWN_SETTINGS))
+    own_counts = _own_counts(source)
     entries: dict[str, list[tuple[Place, Tensor, Tensor]]] = {}
-    for module, tensors in source.modules((WEIGHT, INDICES), reasons).items():
+    modules = source.modules((WEIGHT, INDICES), reasons)
+    reasons += [f"{OWN_COUNTS}: {module}: unknown" for module in own_counts.keys() - modules.keys()]
+    for module, found in modules.items():
         try:
+            tensors = _without_padding(found, own_counts.get(module))
             place, flat, values = _entries(module, tensors, source, layout)
             entries.setdefault(place.layer, []).append((place, flat, values))
         except AdapterRefused as error:
@@ -39,6 +47,25 @@ def read_shira(source: PeftSource, layout: Layout) -> list[WeightDelta]:
         raise AdapterRefused(reasons)
     check_places(place for parts in entries.values() for place, _, _ in parts)
     return [_delta(parts) for parts in entries.values()]
+
+
+def _own_counts(source: PeftSource) -> dict[str, Any]:
+    counts = parse_json(OWN_COUNTS, source.metadata.get(OWN_COUNTS, "{}"))
+    if not isinstance(counts, dict):
+        raise AdapterRefused([f"{OWN_COUNTS}: expected a JSON object"])
+    return counts
+
+
+def _without_padding(tensors: Mapping[str, Tensor], count: object) -> Mapping[str, Tensor]:
+    """The first `count` entries, if a count is given; the others must be zeros."""
+    if count is None:
+        return tensors
+    values, indices = tensors.get(WEIGHT), tensors.get(INDICES)
+    if values is None or indices is None or values.dim() != 1 or indices.dim() != 2:
+        raise AdapterRefused([f"{OWN_COUNTS}: given, but {WEIGHT} or {INDICES} is malformed"])
+    if not _is_int(count) or not 0 < count <= len(values) or values[count:].any():
+        raise AdapterRefused([f"{OWN_COUNTS}: {count}, but that is not where the zeros begin"])
+    return {WEIGHT: values[:count], INDICES: indices[:, :count]}
 
 
 def _entries(

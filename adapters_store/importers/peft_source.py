@@ -79,13 +79,15 @@ class PeftSource:
 
     config: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]  # of the tensors' file
 
     @classmethod
     def read(cls, directory: Path) -> "PeftSource":
         config = parse_json(CONFIG, (directory / CONFIG).read_bytes())
         if not isinstance(config, dict):
             raise AdapterRefused([f"{CONFIG}: expected a JSON object"])
-        return cls(config, read_tensors(directory / TENSORS)[1])
+        metadata, tensors = read_tensors(directory / TENSORS)
+        return cls(config, tensors, metadata)
 
     def unknown_settings(self, known: Iterable[str]) -> Iterator[str]:
         """A reason for each setting beyond `known` that asks for something."""
