@@ -5,7 +5,11 @@ StoreError
 │   └── AdapterTooLarge     a byte or entry limit was exceeded
 ├── InvalidName             a name or reference that does not follow the grammar
 ├── AdapterNotFound         no such name, version or digest
+├── InvalidMetadata         a known field of the metadata does not have its form
 ├── NameConflict            the name belongs to something else
+├── AdapterInUse            aliases point at what would be removed
+├── NoEarlierTarget         an alias has nothing to be rolled back to
+├── RegistryUnavailable     the registry's database cannot be opened
 ├── BlobCorrupt             stored bytes do not have the digest that names them
 └── BlobsUnavailable        the place where the bytes are stored does not answer
 """
@@ -65,6 +69,38 @@ class NameConflict(StoreError):
     def __init__(self, name: str, owner: str) -> None:
         self.name, self.owner = name, owner
         super().__init__(f"name {name!r} is taken: it is {owner}")
+
+
+class InvalidMetadata(StoreError):
+    """The metadata's `field` cannot be kept: `reason`."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        self.field, self.reason = field, reason
+        super().__init__(f"metadata.{field}: {reason}")
+
+
+class AdapterInUse(StoreError):
+    """`aliases` point at versions that `reference` names."""
+
+    def __init__(self, reference: str, aliases: Sequence[str]) -> None:
+        self.reference, self.aliases = reference, tuple(aliases)
+        super().__init__(f"{reference!r} is in use: aliases {', '.join(aliases)} point there")
+
+
+class NoEarlierTarget(StoreError):
+    """Nothing that `name@alias` stood for before exists any more."""
+
+    def __init__(self, name: str, alias: str) -> None:
+        self.name, self.alias = name, alias
+        super().__init__(f"{name}@{alias} has no earlier target to return to")
+
+
+class RegistryUnavailable(StoreError):
+    """The database at `url` (without its password) cannot be opened: `reason`."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        self.url, self.reason = url, reason
+        super().__init__(f"registry {url}: {reason}")
 
 
 class BlobCorrupt(StoreError):

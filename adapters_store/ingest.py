@@ -21,7 +21,14 @@ from adapters_store.importers.peft import read_peft
 from adapters_store.importers.peft_source import Parts
 from adapters_store.names import check_name
 from adapters_store.quarantine import Quarantine
-from adapters_store.registry import AdapterDraft, AdapterRecord, Publication, Registry
+from adapters_store.registry import (
+    ANY,
+    AdapterDraft,
+    AdapterRecord,
+    Filter,
+    Publication,
+    Registry,
+)
 from adapters_store.remote_blobs import open_blobs
 from adapters_store.validation import Limits, check
 
@@ -74,16 +81,19 @@ class AdapterStore:
         parts: Parts,
         limits: Limits,
         *,
+        registry_url: str | None = None,
         blob_url: str | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> "AdapterStore":
         """The store in `directory`, made if it is not there: `registry.sqlite` and `blobs/`.
 
-        With a `blob_url` the files are kept there, and `blobs/` is a cache. BlobsUnavailable.
+        With a `registry_url` the registry is there; with a `blob_url` the files are, and `blobs/`
+        is a cache. Raises RegistryUnavailable, BlobsUnavailable.
         """
         quarantine = Quarantine(directory / "quarantine")
         blobs = open_blobs(blob_url, directory / "blobs", quarantine, cache_bytes)
-        registry = Registry(f"sqlite:///{directory.absolute() / 'registry.sqlite'}")
+        default = f"sqlite:///{directory.absolute() / 'registry.sqlite'}"
+        registry = Registry(registry_url or default)
         return cls(registry, blobs, quarantine, base, parts, limits)
 
     @property
@@ -94,6 +104,11 @@ class AdapterStore:
     def quarantine(self) -> AbstractContextManager[Path]:
         """A private directory for an upload that is still to be ingested; removed afterwards."""
         return self._quarantine.directory()
+
+    @property
+    def registry(self) -> Registry:
+        """Names, versions and aliases, to ask and to change."""
+        return self._registry
 
     def ingest(
         self, path: Path, name: str, metadata: Mapping[str, Any], *, dry_run: bool = False
@@ -111,9 +126,9 @@ class AdapterStore:
         publication = publish(adapter, name, metadata)
         return IngestResult(publication.record, effect, publication.created)
 
-    def resolve(self, reference: str) -> AdapterRecord:
-        """The version that `name`, `name@3` or `name@sha256:...` names; else AdapterNotFound."""
-        return self._registry.resolve(reference)
+    def resolve(self, reference: str, key: str | None = None) -> AdapterRecord:
+        """The version that `reference` names, for whoever has the sticky `key`: see Registry."""
+        return self._registry.resolve(reference, key)
 
     def load(self, digest: str) -> SparseAdapter:
         """The adapter, checked again: AdapterNotFound, BlobCorrupt, AdapterRefused."""
@@ -121,14 +136,19 @@ class AdapterStore:
         check(adapter, self._base, self._limits)
         return adapter
 
-    def list_page(self, limit: int, after: str | None) -> tuple[list[AdapterRecord], str | None]:
+    def list_page(
+        self, limit: int, after: str | None, wanted: Filter = ANY
+    ) -> tuple[list[AdapterRecord], str | None]:
         """At most `limit` records by (name, version) after a cursor, and the next cursor if any."""
-        return self._registry.list_page(limit, after)
+        return self._registry.list_page(limit, after, wanted)
 
-    def delete(self, reference: str) -> DeleteResult:
-        """Remove what `reference` names, or all versions of a bare name; blobs go with them."""
+    def delete(self, reference: str, *, force: bool = False) -> DeleteResult:
+        """Remove what `reference` names, or all versions of a bare name; blobs go with them.
+
+        AdapterInUse while aliases point there; with `force` those aliases go too.
+        """
         with self._blobs.guard():
-            records = self._registry.delete(reference)
+            records = self._registry.delete(reference, force=force)
             unused = {r.digest for r in records if not self._registry.is_digest_used(r.digest)}
             freed = sum(self._blobs.delete(digest) for digest in unused)
         return DeleteResult(tuple(records), freed)

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 import server
-from adapters_store.errors import BlobsUnavailable, StoreError
+from adapters_store.errors import BlobsUnavailable, RegistryUnavailable, StoreError
 from adapters_store.ingest import AdapterStore
 from adapters_store.validation import Limits
 from server.adapters.resident import ResidentAdapters
@@ -141,13 +141,20 @@ def _open_store(
             identity,
             checkpoint.config.split_parts(),
             limits,
+            registry_url=_registry_url(settings),
             blob_url=settings.blob_url,
             cache_bytes=settings.max_blob_cache_bytes,
         )
+    except RegistryUnavailable as error:
+        raise SettingsConflict("registry_url", error.url, error.reason) from error
     except BlobsUnavailable as error:
         raise SettingsConflict("blob_url", error.url, error.reason) from error
     _publish_directory(settings, store, report)
     return store
+
+
+def _registry_url(settings: Settings) -> str | None:
+    return settings.registry_url.get_secret_value() if settings.registry_url else None
 
 
 def _publish_directory(settings: Settings, store: AdapterStore, report: Report) -> None:

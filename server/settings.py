@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     base_model: str = Field(DEMO, description="'demo', a local checkpoint directory, or a hub name")
     served_model_name: str | None = Field(None, description="name of the base in requests")
     data_dir: Path = Field(Path("data"), description="adapters, registry and the demo base")
+    registry_url: SecretStr | None = Field(
+        None, description="postgresql://… of a shared registry; else SQLite in the data_dir"
+    )
     publish_dir: Path | None = Field(
         None, description="publish every *.safetensors of this directory, by its stem, at start"
     )

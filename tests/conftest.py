@@ -1,8 +1,10 @@
 """Fixtures that more than one area shares."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from databases import NewDatabase, postgres_programs, running_postgres
 
 from server.model.demo_base import ensure_demo_base
 
@@ -13,3 +15,13 @@ DATA_DIR = Path(__file__).parents[1] / "data"  # kept between runs, ignored by g
 def demo_base() -> Path:
     """The demo base's checkpoint, made on first use."""
     return ensure_demo_base(DATA_DIR)
+
+
+@pytest.fixture(scope="session")
+def new_postgres_database() -> Iterator[NewDatabase]:
+    """Makes empty databases of a real PostgreSQL."""
+    programs = postgres_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL's server is not installed (apt-get install postgresql)")
+    with running_postgres(programs) as new_database:
+        yield new_database

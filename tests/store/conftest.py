@@ -1,7 +1,7 @@
 """Adapters that PEFT made on tiny models, as PEFT saves them, with PEFT's own merged weights."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausa
 
 from adapters_store.adapter import BaseIdentity, BaseLayer
 from adapters_store.importers.peft_source import Parts
+from adapters_store.registry import Registry
 
 SIZES: dict[str, Any] = {
     "vocab_size": 32,
@@ -52,6 +53,37 @@ TINY_BASE = BaseIdentity(
         for name, shape in SHAPES.items()
     },
 )
+
+
+OpenRegistry = Callable[[], Registry]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'registry.sqlite'}"
+    made: str = request.getfixturevalue("new_postgres_database")()
+    return made
+
+
+@pytest.fixture
+def open_registry(url: str) -> Iterator[OpenRegistry]:
+    """Opens the registry at `url`, any number of times; all are closed in the end."""
+    opened: list[Registry] = []
+
+    def open_one() -> Registry:
+        opened.append(Registry(url))
+        return opened[-1]
+
+    yield open_one
+    for registry in opened:
+        registry.close()
+
+
+@pytest.fixture
+def registry(open_registry: OpenRegistry) -> Registry:
+    return open_registry()
 
 
 @dataclass(frozen=True)

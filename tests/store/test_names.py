@@ -3,7 +3,13 @@
 import pytest
 
 from adapters_store.errors import InvalidName
-from adapters_store.names import Reference, check_digest, check_name, parse_reference
+from adapters_store.names import (
+    Reference,
+    check_alias,
+    check_digest,
+    check_name,
+    parse_reference,
+)
 
 DIGEST = f"sha256:{'0a' * 32}"
 
@@ -40,7 +46,8 @@ def test_name_outside_the_grammar_is_refused(name: str) -> None:
     assert caught.value.value == name
 
 
-def test_reference_selects_version_or_digest() -> None:
+def test_reference_selects_version_alias_or_digest() -> None:
+    assert parse_reference("sql@prod") == Reference("sql", alias="prod")
     assert parse_reference("sql@3") == Reference("sql", version=3)
     assert parse_reference(f"ns/sql@{DIGEST}") == Reference("ns/sql", digest=DIGEST)
 
@@ -62,3 +69,23 @@ def test_malformed_digest_is_refused(text: str) -> None:
     check_digest(DIGEST)
     with pytest.raises(InvalidName, match="digest"):
         check_digest(text)
+
+
+@pytest.mark.parametrize("text", ["a", "prod", "a" * 64, "3x", "1.5", "v3", "sha-256", "a.b_c-d"])
+def test_alias_of_the_grammar_is_accepted(text: str) -> None:
+    check_alias(text)
+    assert parse_reference(f"ns/sql@{text}") == Reference("ns/sql", alias=text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "3", "007", "a" * 65, "sha256", "sha256x", "Prod", "a/b", "a@b", "-a", "a\n", "٣"]
+)
+def test_alias_that_could_be_something_else_is_refused(text: str) -> None:
+    with pytest.raises(InvalidName, match="alias") as caught:
+        check_alias(text)
+    assert caught.value.value == text
+
+
+@pytest.mark.parametrize("text", ["sql", "ns/sql@3", "sql@prod", f"sql@{DIGEST}"])
+def test_reference_is_written_as_it_was_read(text: str) -> None:
+    assert str(parse_reference(text)) == text

@@ -3,41 +3,15 @@
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from drafts import digest, draft
 
 from adapters_store.errors import AdapterNotFound, InvalidName
-from adapters_store.registry import AdapterDraft, AdapterRecord, Registry
-
-
-def digest(number: int) -> str:
-    return f"sha256:{number:064x}"
-
-
-def draft(name: str = "sql", number: int = 1) -> AdapterDraft:
-    return AdapterDraft(
-        name=name,
-        digest=digest(number),
-        base_name="tiny-base",
-        kinds=("bias", "element"),
-        num_layers=2,
-        nnz=7,
-        num_bytes=99,
-        metadata={"task": "sql", "nested": [1, None, {"é": 1.5}]},
-    )
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'registry.sqlite'}"
-
-
-@pytest.fixture
-def registry(url: str) -> Registry:
-    return Registry(url)
+from adapters_store.registry import AdapterRecord, Registry
 
 
 def _ids(records: list[AdapterRecord]) -> list[str]:
@@ -88,8 +62,8 @@ def test_malformed_name_and_reference_are_refused(registry: Registry) -> None:
         with pytest.raises(InvalidName, match="'SQL'"):
             use(draft("SQL"))
     for use_reference in (registry.resolve, registry.delete):
-        with pytest.raises(InvalidName, match="'sql@x'"):
-            use_reference("sql@x")
+        with pytest.raises(InvalidName, match="'sql@X'"):
+            use_reference("sql@X")
     with pytest.raises(InvalidName, match="'@'"):
         registry.list_page(1, "@")
 
@@ -151,15 +125,15 @@ def test_last_page_that_is_full_has_no_cursor(registry: Registry) -> None:
     assert _ids(registry.list_page(2, "sql@1")[0]) == ["sql@2"]
 
 
-def test_records_outlive_the_process(url: str) -> None:
-    first = Registry(url)
-    record = first.publish(draft()).record
-    first.close()
-    assert Registry(url).resolve("sql@1") == record
+def test_records_outlive_the_process(open_registry: Callable[[], Registry]) -> None:
+    record = open_registry().publish(draft()).record
+    assert open_registry().resolve("sql@1") == record
 
 
-def test_threads_that_publish_at_once_lose_no_version(url: str) -> None:
-    registries = [Registry(url), Registry(url)]
+def test_threads_that_publish_at_once_lose_no_version(
+    open_registry: Callable[[], Registry],
+) -> None:
+    registries = [open_registry(), open_registry()]
     with ThreadPoolExecutor(8) as pool:
         published = pool.map(
             lambda number: registries[number % 2].publish(draft(number=number)), range(60)
@@ -178,7 +152,7 @@ def test_threads_that_publish_the_same_agree_on_one_version(registry: Registry) 
 
 PUBLISH_MANY = """
 import sys
-from store.test_registry import draft
+from drafts import draft
 from adapters_store.registry import Registry
 start = int(sys.argv[2])
 print("ready", flush=True)
@@ -186,10 +160,13 @@ sys.stdin.readline()
 registry = Registry(sys.argv[1])
 for number in range(start, start + 40):
     print(registry.publish(draft(number=number)).record.version, flush=True)
+registry.close()
 """
 
 
-def test_processes_that_open_and_publish_at_once_lose_no_version(url: str) -> None:
+def test_processes_that_open_and_publish_at_once_lose_no_version(
+    url: str, open_registry: Callable[[], Registry]
+) -> None:
     environment = {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"}
     writers = [
         subprocess.Popen(
@@ -212,4 +189,4 @@ def test_processes_that_open_and_publish_at_once_lose_no_version(url: str) -> No
     assert [writer.returncode for writer in writers] == [0, 0]
     versions = sorted(int(line) for output in outputs for line in output.split())
     assert versions == list(range(1, 81))
-    assert len(Registry(url).list_page(1000, None)[0]) == 80
+    assert len(open_registry().list_page(1000, None)[0]) == 80

@@ -1,0 +1,25 @@
+"""Names, versions, aliases and metadata of adapters, in SQL.
+
+Knows nothing of files: a row is written once the bytes that it names are safe.
+"""
+
+from adapters_store.registry.listing import ANY, Filter
+from adapters_store.registry.records import (
+    AdapterDraft,
+    AdapterRecord,
+    Change,
+    NameState,
+    Publication,
+)
+from adapters_store.registry.registry import Registry
+
+__all__ = [
+    "ANY",
+    "AdapterDraft",
+    "AdapterRecord",
+    "Change",
+    "Filter",
+    "NameState",
+    "Publication",
+    "Registry",
+]

@@ -1,0 +1,64 @@
+"""What the registry answers, as values. Knows nothing of SQL."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Targets = Mapping[int, float]  # version -> its share; shares add up to 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterDraft:
+    """What is known of an adapter before it has a version."""
+
+    name: str
+    digest: str
+    base_name: str
+    kinds: tuple[str, ...]
+    num_layers: int
+    nnz: int
+    num_bytes: int  # of the file
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterRecord(AdapterDraft):
+    """One published version."""
+
+    version: int
+    created: float  # seconds since 1970, UTC
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """The version that holds what was published, and whether it is new."""
+
+    record: AdapterRecord
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NameState:
+    """A name as it stands: its versions, oldest first, its aliases, whether it is pinned."""
+
+    name: str
+    pinned: bool
+    versions: tuple[AdapterRecord, ...]
+    aliases: Mapping[str, Targets]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What to change of a name, all at once; what is None or absent stays as it is.
+
+    `aliases` gives each alias its versions and their weights, or None to remove it. `metadata`
+    gives each field its value, or None to remove it.
+    """
+
+    aliases: Mapping[str, Mapping[int, float] | None] = field(default_factory=dict)
+    pinned: bool | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,204 @@
+"""The registry: what may be asked of it, each question or change in one transaction."""
+
+import time
+
+from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy.orm import Session
+
+from adapters_store.errors import AdapterInUse, AdapterNotFound
+from adapters_store.names import Reference, check_alias, check_name, parse_reference
+from adapters_store.registry import aliases, listing
+from adapters_store.registry.database import Database, lock_name
+from adapters_store.registry.labels import check_metadata, search_text
+from adapters_store.registry.listing import ANY, Filter
+from adapters_store.registry.records import (
+    AdapterDraft,
+    AdapterRecord,
+    Change,
+    NameState,
+    Publication,
+)
+from adapters_store.registry.tables import Label, Name, Version
+
+
+class Registry:
+    """The adapters of one deployment. Safe for many threads and processes at once."""
+
+    def __init__(self, url: str) -> None:
+        """Open the database at `url`, its schema made or upgraded; else RegistryUnavailable."""
+        self._database = Database(url)
+        self._reads, self._writes = self._database.reads, self._database.writes
+
+    def publish(self, draft: AdapterDraft) -> Publication:
+        """The version of `draft.name` with this digest: the one that exists, or the next one.
+
+        Version numbers of a name grow by one and are never used again, even after deletion.
+        """
+        _check(draft)
+        with self._writes.begin() as session:
+            lock_name(session, draft.name)
+            publication = _publication(session, draft)
+            if publication.created:
+                version = publication.record.version
+                session.merge(Name(name=draft.name, next_version=version + 1))
+                session.flush()
+                row = Version.of(publication.record)
+                session.add(row)
+                session.flush()
+                session.add_all(row.labels)
+            return publication
+
+    def preview(self, draft: AdapterDraft) -> Publication:
+        """What `publish` would answer now, without publishing."""
+        _check(draft)
+        with self._reads.begin() as session:
+            return _publication(session, draft)
+
+    def resolve(self, reference: str, key: str | None = None) -> AdapterRecord:
+        """The version that `reference` names, the latest of a bare name; else AdapterNotFound.
+
+        Of an alias that is split, the one for whoever has the sticky `key`; without a key, the one
+        of the largest share.
+        """
+        wanted = parse_reference(reference)
+        with self._reads.begin() as session:
+            if wanted.alias is not None:
+                targets = aliases.targets_of(session, wanted.name, wanted.alias)
+                version = aliases.chosen(targets, wanted.name, wanted.alias, key)
+                wanted = Reference(wanted.name, version=version)
+            return _matching(session, wanted)[-1].record
+
+    def list_page(
+        self, limit: int, after: str | None, wanted: Filter = ANY
+    ) -> tuple[list[AdapterRecord], str | None]:
+        """At most `limit` records by (name, version), and the cursor of the next page if any.
+
+        `after` is None or the cursor that the page before came with.
+        """
+        last = parse_reference(after) if after is not None else None
+        with self._reads.begin() as session:
+            found = [row.record for row in listing.page(session, limit + 1, last, wanted)]
+        records = found[:limit]
+        return records, records[-1].id if len(found) > limit else None
+
+    def latest(self) -> list[AdapterRecord]:
+        """The latest version of every name, by name."""
+        with self._reads.begin() as session:
+            return [row.record for row in listing.latest(session)]
+
+    def state(self, name: str) -> NameState:
+        """All that belongs to a name; AdapterNotFound if it has no version."""
+        check_name(name)
+        with self._reads.begin() as session:
+            return _state(session, name)
+
+    def change(self, reference: str, change: Change) -> NameState:
+        """Make every part of `change`, or none of it.
+
+        Metadata belongs to the version that `reference` names, the latest of a bare name. Raises
+        AdapterNotFound for a version or alias that does not exist, InvalidMetadata.
+        """
+        wanted = parse_reference(reference)
+        for alias in change.aliases:
+            check_alias(alias)
+        with self._writes.begin() as session:
+            lock_name(session, wanted.name)
+            row = _matching(session, wanted)[-1]
+            for alias, weights in change.aliases.items():
+                aliases.point(session, wanted.name, alias, weights)
+            if change.pinned is not None:
+                session.get_one(Name, wanted.name).pinned = change.pinned
+            if change.metadata:
+                _annotate(session, row, change)
+            return _state(session, wanted.name)
+
+    def roll_back(self, name: str, alias: str) -> NameState:
+        """Return an alias to what it stood for before: AdapterNotFound, NoEarlierTarget."""
+        check_name(name)
+        check_alias(alias)
+        with self._writes.begin() as session:
+            lock_name(session, name)
+            aliases.roll_back(session, name, alias)
+            return _state(session, name)
+
+    def delete(self, reference: str, *, force: bool = False) -> list[AdapterRecord]:
+        """Remove and answer what `reference` names: all versions of a bare name or an alias.
+
+        AdapterInUse while aliases point there; with `force` those aliases are removed too.
+        """
+        wanted = parse_reference(reference)
+        with self._writes.begin() as session:
+            lock_name(session, wanted.name)
+            rows = _matching(session, wanted)
+            going = {row.version for row in rows}
+            held = aliases.aliases_of(session, wanted.name)
+            pointing = [alias for alias, targets in held.items() if going & set(targets)]
+            if pointing and not force:
+                raise AdapterInUse(reference, pointing)
+            for alias in pointing:
+                aliases.point(session, wanted.name, alias, None)
+            records = [row.record for row in rows]
+            for row in rows:
+                session.delete(row)
+            return records
+
+    def is_digest_used(self, digest: str) -> bool:
+        """Whether any version of any name points at `digest`."""
+        with self._reads.begin() as session:
+            query = select(Version.version).where(Version.digest == digest).limit(1)
+            return session.scalar(query) is not None
+
+    def close(self) -> None:
+        self._database.close()
+
+
+def _check(draft: AdapterDraft) -> None:
+    check_name(draft.name)
+    check_metadata(draft.metadata)
+
+
+def _publication(session: Session, draft: AdapterDraft) -> Publication:
+    same = (Version.name == draft.name) & (Version.digest == draft.digest)
+    existing = session.scalar(select(Version).where(same))
+    if existing is not None:
+        return Publication(existing.record, created=False)
+    known = session.get(Name, draft.name)
+    version = known.next_version if known else 1
+    record = AdapterRecord(**vars(draft), version=version, created=time.time())
+    return Publication(record, created=True)
+
+
+def _matching(session: Session, wanted: Reference) -> list[Version]:
+    """The versions that `wanted` names, oldest first, at least one; else AdapterNotFound."""
+    conditions: list[ColumnElement[bool]] = [Version.name == wanted.name]
+    if wanted.version is not None:
+        conditions.append(Version.version == wanted.version)
+    if wanted.digest is not None:
+        conditions.append(Version.digest == wanted.digest)
+    if wanted.alias is not None:
+        targets = aliases.targets_of(session, wanted.name, wanted.alias)
+        conditions.append(Version.version.in_(targets))
+    query = select(Version).where(*conditions).order_by(Version.version)
+    rows = list(session.scalars(query))
+    if not rows:
+        raise AdapterNotFound(str(wanted))
+    return rows
+
+
+def _annotate(session: Session, row: Version, change: Change) -> None:
+    """Change metadata, and the labels that come from it."""
+    merged = {**row.metadata_, **change.metadata}
+    row.metadata_ = {field: value for field, value in merged.items() if value is not None}
+    check_metadata(row.metadata_)
+    row.search = search_text(row.name, row.metadata_)
+    here = (Label.name == row.name) & (Label.version == row.version)
+    session.execute(delete(Label).where(here))
+    session.flush()
+    session.add_all(row.labels)
+
+
+def _state(session: Session, name: str) -> NameState:
+    rows = _matching(session, Reference(name))
+    pinned = session.get_one(Name, name).pinned
+    versions = tuple(row.record for row in rows)
+    return NameState(name, pinned, versions, aliases.aliases_of(session, name))
