@@ -228,7 +228,7 @@ def _describe(
         output,
         text=text,
         prompt_logprobs=tuple(tracked.sequence.prompt_logprobs) if is_first else (),
-        num_cached=tracked.sequence.num_cached,
+        num_cached=tracked.sequence.num_cached or 0,
         finish_reason=finish_reason,
         stop_reason=stop_reason,
     )

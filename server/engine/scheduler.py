@@ -187,7 +187,7 @@ class Scheduler:
         return self.blocks.find(sequence.page_keys[:num_pages])
 
     def _count_prefix(self, sequence: Sequence) -> None:
-        if sequence.num_output == 0:
+        if sequence.num_cached is None:
             sequence.num_cached = sequence.num_computed
             self.counts.prompt_tokens += sequence.num_prompt
             self.counts.prefix_queries += sequence.num_prompt

@@ -50,7 +50,7 @@ class Sequence:
     rope_regime: int = 0  # set by the scheduler from the sequence's own length
     pages: list[int] = field(default_factory=list)  # page ids in order; set by the scheduler
     page_keys: list[bytes] = field(default_factory=list)  # keys of the full pages; by the scheduler
-    num_cached: int = 0  # prompt tokens found in the prefix cache at first admission
+    num_cached: int | None = None  # prompt tokens found in the prefix cache at first admission
     prompt_logprobs: list[TokenLogprobs] = field(
         default_factory=list
     )  # of tokens 1..; by the engine

@@ -108,6 +108,30 @@ def test_a_wholly_known_prompt_still_computes_its_last_token() -> None:
     assert collected.tokens("b") == expected_tokens(range(16), 2)
 
 
+def test_page_that_was_begun_is_never_found() -> None:
+    engine, _ = fake_engine(config(max_num_batched_tokens=5))
+    engine.add(request("a", range(12)))
+    engine.step()
+    engine.abort("a")
+    collected = run_to_end(engine, [request("b", range(12), max_tokens=2)])
+    assert collected.last("b").num_cached == 4
+    assert collected.tokens("b") == expected_tokens(range(12), 2)
+
+
+def test_own_pages_found_after_preemption_are_no_cached_prompt() -> None:
+    engine, _ = fake_engine(config(num_pages=16, max_num_batched_tokens=8))
+    engine.add(request("first", range(8), max_tokens=27))
+    engine.step()
+    while engine.scheduler.blocks.num_free > 8:
+        engine.step()
+    engine.add(request("second", range(50, 82), max_tokens=2))
+    collected = run_to_end(engine)
+    assert engine.stats().preemptions > 0
+    assert collected.last("second").num_cached == 0
+    assert engine.stats().prompt_tokens == engine.stats().prefix_queries == 40
+    assert engine.stats().prefix_hits == 0
+
+
 def test_generated_pages_are_found_by_the_next_turn() -> None:
     engine, _ = fake_engine(config())
     first = run_to_end(engine, [request("a", range(8), max_tokens=9)]).tokens("a")

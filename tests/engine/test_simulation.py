@@ -1,0 +1,194 @@
+"""Any load on any small engine: right answers, from right pages, in a bounded number of steps."""
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from functools import reduce
+
+from engines import Collected, request, spell
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.adapters.composition import BASE, Composition
+from server.engine.batch import logit_rows
+from server.engine.config import EngineConfig
+from server.engine.engine import Engine
+from server.engine.runner import EntryResult
+from server.engine.sampler import SampledToken
+from server.engine.scheduler import ScheduledBatch, ScheduledSequence
+from server.engine.sequence import FinishReason, GenerationRequest, TokenLogprobs
+
+VOCABULARY = 50
+COMPOSITIONS = (
+    BASE,
+    Composition.linear([("sha256:" + "1" * 64, 1.0)]),
+    Composition.linear([("sha256:" + "1" * 64, 0.5)]),
+)
+ROOT = 0
+
+
+def contents(before: int, one: GenerationRequest, regime: int, position: int, token: int) -> int:
+    """What a cache place holds: like keys and values, it follows from all that came before.
+
+    The tenant's salt is in it too, so that reading another tenant's page shows.
+    """
+    composition = one.composition if position >= one.adapter_from else BASE
+    return hash((before, one.cache_salt, regime, composition.members, position, token))
+
+
+def whole_contents(one: GenerationRequest, regime: int, tokens: Seq[int]) -> int:
+    """What the place of the last of `tokens` must hold."""
+    places = enumerate(tokens)
+    return reduce(lambda before, place: contents(before, one, regime, *place), places, ROOT)
+
+
+class ChainRunner:
+    """A model whose answers are wrong if any page, regime, adapter or token of theirs is."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self.memory: dict[tuple[int, int], int] = {}
+
+    def run(self, batch: ScheduledBatch) -> list[EntryResult]:
+        assert 0 < batch.num_tokens <= self.config.max_num_batched_tokens
+        assert 0 < len(batch.entries) <= self.config.max_num_seqs
+        for entry in batch.entries:
+            self._compute(entry)
+        results = {id(entry): EntryResult() for entry in batch.entries}
+        for row in logit_rows(batch):
+            value = self.memory[self._place(row.entry, row.position)]
+            if row.samples:
+                results[id(row.entry)].sampled = SampledToken(value % VOCABULARY, None)
+            else:
+                scored = TokenLogprobs(row.position, float(value), 1, ())
+                results[id(row.entry)].prompt_logprobs.append(scored)
+        return list(results.values())
+
+    def _compute(self, entry: ScheduledSequence) -> None:
+        sequence = entry.sequence
+        before = ROOT if entry.start == 0 else self.memory[self._place(entry, entry.start - 1)]
+        for position in range(entry.start, entry.end):
+            one, regime = sequence.request, sequence.rope_regime
+            before = contents(before, one, regime, position, sequence.tokens[position])
+            self.memory[self._place(entry, position)] = before
+
+    def _place(self, entry: ScheduledSequence, position: int) -> tuple[int, int]:
+        page = entry.sequence.pages[position // self.config.page_size]
+        return page, position % self.config.page_size
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A request with the steps at which it comes and is aborted."""
+
+    request: GenerationRequest
+    arrives: int
+    aborted: int | None
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> EngineConfig:
+    page_size = draw(st.integers(1, 8))
+    max_model_len = draw(st.integers(4, 48))
+    least = -(-max_model_len // page_size)
+    return EngineConfig(
+        max_model_len=max_model_len,
+        num_pages=least + draw(st.integers(0, 2 * least)),
+        page_size=page_size,
+        max_num_seqs=draw(st.integers(1, 6)),
+        max_num_batched_tokens=draw(st.one_of(st.just(1), st.integers(1, 40))),
+        rope_boundary=draw(st.one_of(st.none(), st.integers(1, max_model_len))),
+    )
+
+
+@st.composite
+def loads(draw: st.DrawFn) -> tuple[EngineConfig, list[Visit]]:
+    """Requests that share beginnings, so that pages are found, and crowd a small cache."""
+    config = draw(configs())
+    visits = []
+    for index in range(draw(st.integers(1, 14))):
+        length = draw(st.integers(1, config.max_model_len - 1))
+        changed = draw(st.integers(0, 4 * length))
+        prompt = [VOCABULARY - 1 if at == changed else at % 5 for at in range(length)]
+        one = request(
+            str(index),
+            prompt,
+            draw(st.sampled_from((BASE, BASE, BASE, *COMPOSITIONS))),
+            draw(st.integers(0, config.max_model_len)),
+            draw(st.sampled_from(["", "", "", "tenant"])),
+            max_tokens=draw(st.integers(0, config.max_model_len - length)),
+            prompt_logprobs=draw(st.sampled_from([None, None, 0])),
+        )
+        aborted = draw(st.one_of(st.none(), st.none(), st.integers(0, 60)))
+        visits.append(Visit(one, draw(st.integers(0, 60)), aborted))
+    return config, visits
+
+
+def most_steps(config: EngineConfig, visits: Seq[Visit]) -> int:
+    """Steps until the last request has ended.
+
+    The oldest request is served first in every step and loses its pages to nobody, so from the
+    moment that it is the oldest it computes its tokens at most twice (once for each RoPE regime).
+    """
+    chunks = -(-config.max_model_len // config.max_num_batched_tokens)
+    own = sum(2 * chunks + visit.request.sampling.max_tokens + 1 for visit in visits)
+    return max(visit.arrives for visit in visits) + own
+
+
+def simulate(config: EngineConfig, visits: Seq[Visit]) -> tuple[Engine, Collected]:
+    engine, collected, step = (
+        Engine(config, ChainRunner(config), spell, frozenset()),
+        Collected(),
+        0,
+    )
+    while engine.has_work or any(visit.arrives >= step for visit in visits):
+        assert step <= most_steps(config, visits), "no progress"
+        for visit in visits:
+            if visit.arrives == step:
+                engine.add(visit.request)
+            if visit.aborted == step and (output := engine.abort(visit.request.request_id)):
+                collected.add([output])
+        if engine.has_work:
+            collected.add(engine.step())
+        engine.check_integrity()
+        step += 1
+    return engine, collected
+
+
+def expected_output(config: EngineConfig, one: GenerationRequest) -> list[int]:
+    tokens = list(one.prompt_token_ids)
+    for _ in range(one.sampling.max_tokens):
+        regime = config.rope_regime(len(tokens))
+        tokens.append(whole_contents(one, regime, tokens) % VOCABULARY)
+    return tokens[len(one.prompt_token_ids) :]
+
+
+def expected_scores(config: EngineConfig, one: GenerationRequest) -> list[TokenLogprobs]:
+    prompt = one.prompt_token_ids
+    if one.sampling.prompt_logprobs is None:
+        return []
+    regime = config.rope_regime(len(prompt))
+    values = [whole_contents(one, regime, prompt[: end + 1]) for end in range(len(prompt) - 1)]
+    return [TokenLogprobs(end, float(value), 1, ()) for end, value in enumerate(values)]
+
+
+@settings(max_examples=250, deadline=None)
+@given(loads())
+def test_every_request_ends_once_in_time_with_what_it_gets_alone(
+    load: tuple[EngineConfig, list[Visit]],
+) -> None:
+    config, visits = load
+    engine, collected = simulate(config, visits)
+    assert engine.scheduler.blocks.num_held == 0
+    for visit in visits:
+        one = visit.request
+        last, made = collected.last(one.request_id), collected.tokens(one.request_id)
+        expected = expected_output(config, one)
+        if last.finish_reason is FinishReason.ABORT:
+            assert visit.aborted is not None
+            assert made == expected[: len(made)]
+        else:
+            assert last.finish_reason is FinishReason.LENGTH
+            assert made == expected
+            [scores] = {o.prompt_logprobs for o in collected.outputs[one.request_id]} - {()} or [()]
+            assert list(scores) == expected_scores(config, one)
+        assert last.num_cached < len(one.prompt_token_ids)
