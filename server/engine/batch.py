@@ -1,10 +1,12 @@
 """A scheduled batch as tensors: the step to compute, and the rows whose logits count."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from server.adapters.composition import Composition
 from server.adapters.delta import ResidentAdapter, TokenPairs, pair_tokens
@@ -34,20 +36,27 @@ def build_step(
 
 
 def _attention(batch: ScheduledBatch, page_size: int, device: torch.device) -> AttentionBatch:
-    widest = max(len(entry.sequence.pages) for entry in batch.entries)
-    tables = torch.zeros(len(batch.entries), widest, dtype=torch.long)
-    slots = []
-    for row, entry in enumerate(batch.entries):
-        table = torch.tensor(entry.sequence.pages)
-        tables[row, : len(table)] = table
-        places = torch.arange(entry.start, entry.end)
-        slots.append(table[places // page_size] * page_size + places % page_size)
+    slots = [
+        pages[place // page_size] * page_size + place % page_size
+        for entry in batch.entries
+        for pages in [entry.sequence.pages]
+        for place in range(entry.start, entry.end)
+    ]
     return AttentionBatch(
         query_offsets=_offsets(batch),
         context_lengths=[entry.end for entry in batch.entries],
-        block_tables=tables.to(device),
-        slots=torch.cat(slots).to(device),
+        block_tables=_block_tables(batch).to(device),
+        slots=torch.tensor(slots, device=device),
     )
+
+
+def _block_tables(batch: ScheduledBatch) -> Tensor:
+    # By way of numpy, which reads lists of ints several times as fast as torch.
+    widest = max(len(entry.sequence.pages) for entry in batch.entries)
+    tables = np.zeros((len(batch.entries), widest), dtype=np.int64)
+    for row, entry in enumerate(batch.entries):
+        tables[row, : len(entry.sequence.pages)] = entry.sequence.pages
+    return torch.from_numpy(tables)
 
 
 def _offsets(batch: ScheduledBatch) -> list[int]:
@@ -57,14 +66,12 @@ def _offsets(batch: ScheduledBatch) -> list[int]:
 def _pairs(
     batch: ScheduledBatch, find_adapter: FindAdapter, device: torch.device
 ) -> TokenPairs | None:
-    def composed_rows() -> Iterator[ComposedRows]:
-        for first, entry in zip(_offsets(batch), batch.entries, strict=False):
-            row = first
-            for length, composition in entry.sequence.composition_runs(entry.start, entry.end):
-                yield row, length, _members(composition, find_adapter)
-                row += length
-
-    return pair_tokens(list(composed_rows()), device)
+    ranges: list[ComposedRows] = []
+    for row, entry in zip(_offsets(batch), batch.entries, strict=False):
+        for length, composition in entry.sequence.composition_runs(entry.start, entry.end):
+            ranges.append((row, length, _members(composition, find_adapter)))
+            row += length
+    return pair_tokens(ranges, device)
 
 
 def _members(
