@@ -42,6 +42,9 @@ class SamplingParams:
             raise InvalidParameter("top_p", self.top_p, "above 0 and at most 1")
         if self.min_tokens > self.max_tokens:
             raise InvalidParameter("min_tokens", self.min_tokens, "at most max_tokens")
+        for value in self.logit_bias.values():
+            if not math.isfinite(value):
+                raise InvalidParameter("logit_bias", value, "finite")
         if len(self.stop) > MAX_STOPS or not all(self.stop):
             raise InvalidParameter(
                 "stop", list(self.stop), f"at most {MAX_STOPS} non-empty strings"

@@ -6,6 +6,7 @@ from engines import MakeEngine, RealEngine, request, run_to_end, weights_with
 from transformers import AutoModelForCausalLM
 
 from server.adapters.composition import BASE, Composition
+from server.engine.errors import StepFailed
 from server.engine.sequence import GenerationRequest
 
 TOLERANCE = 1e-4
@@ -96,6 +97,18 @@ def test_chunks_seats_pages_and_preemption_change_nothing(
 ) -> None:
     requests = mixed_requests(real)[::2]
     assert_same_logits(run(real, requests, **sizes), run(real, requests))
+
+
+def test_adapter_whose_numbers_overflow_fails_its_own_request_only(real: RealEngine) -> None:
+    wild = Composition.linear([(sorted(real.adapters)[0], 1e38)])
+    requests = mixed_requests(real)[:6]
+    engine, runner = real.engine()
+    collected = run_to_end(engine, [*requests, request("wild", prompt_of(8), wild, max_tokens=6)])
+    assert isinstance(collected.last("wild").error, StepFailed)
+    found = {key: row for key, row in runner.recorded.items() if key[0] != "wild"}
+    assert_same_logits(found, run_each_alone(real, requests))
+    again = run_to_end(engine, [request("after", prompt_of(8), max_tokens=2)])
+    assert again.last("after").error is None
 
 
 def test_prefix_hit_gives_the_same_logits(real: RealEngine) -> None:

@@ -211,6 +211,8 @@ def test_most_likely_token_has_rank_one_and_its_own_float() -> None:
         ("repetition_penalty", 0.0),
         ("min_tokens", 9),
         ("stop", ("",)),
+        ("logit_bias", {3: 1.0, 4: float("nan")}),
+        ("logit_bias", {3: float("-inf")}),
         ("logprobs", 21),
         ("prompt_logprobs", -1),
     ],
