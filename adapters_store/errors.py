@@ -6,6 +6,7 @@ StoreError
 ├── InvalidName             a name or reference that does not follow the grammar
 ├── AdapterNotFound         no such name, version or digest
 ├── InvalidMetadata         a known field of the metadata does not have its form
+├── SignatureRefused        an adapter is not signed by a key that this server trusts
 ├── NameConflict            the name belongs to something else
 ├── AdapterInUse            aliases point at what would be removed
 ├── NoEarlierTarget         an alias has nothing to be rolled back to
@@ -61,6 +62,14 @@ class AdapterNotFound(StoreError):
     def __init__(self, reference: str) -> None:
         self.reference = reference
         super().__init__(f"The adapter {reference!r} does not exist.")
+
+
+class SignatureRefused(StoreError):
+    """The upload's signature does not do: `reason`."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"signature: {reason}")
 
 
 class NameConflict(StoreError):

@@ -18,8 +18,9 @@ from torch import Tensor
 from adapters_store.adapter import SparseAdapter
 from adapters_store.canonical import canonical_json
 from adapters_store.digest import ADAPTER_FORMAT, DTYPE_NAMES, raw_bytes
-from adapters_store.errors import AdapterRefused
+from adapters_store.errors import AdapterRefused, AdapterTooLarge
 from adapters_store.headers import DeclaredDelta, parse_header
+from adapters_store.validation import Limits
 
 ALIGNMENT = 8
 METADATA_KEYS = ("base", "base_name", "deltas", "digest", "format", "notes")
@@ -47,6 +48,37 @@ def read(path: Path) -> SparseAdapter:
         stated = metadata["digest"]
         raise AdapterRefused([f"digest: the file says {stated!r}, its content is {adapter.digest}"])
     return adapter
+
+
+def check_frame(path: Path, limits: Limits) -> None:
+    """Raise AdapterTooLarge if the safetensors file's header asks for more than `limits` allow.
+
+    For files from outside, before anything reads them: the header's length is checked before the
+    header is, and the header before any tensor. What is malformed otherwise is for `read_tensors`.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        _check_bound("header bytes", length, limits.max_header_bytes)
+        header = parse_json("header", file.read(length))
+    if not isinstance(header, dict):
+        raise AdapterRefused(["header: expected a JSON object"])
+    tensors = {name: value for name, value in header.items() if name != "__metadata__"}
+    _check_bound("tensors", len(tensors), limits.max_tensors)
+    for name, value in tensors.items():
+        _check_bound(f"bytes of {name!r}", _stated_bytes(value), limits.max_tensor_bytes)
+
+
+def _check_bound(what: str, found: int, limit: int) -> None:
+    if found > limit:
+        raise AdapterTooLarge(what, found, limit)
+
+
+def _stated_bytes(entry: Any) -> int:
+    """The size that a tensor's entry states; 0 for an entry that says none."""
+    match entry:
+        case {"data_offsets": [int(start), int(end)]}:
+            return end - start
+    return 0
 
 
 def read_tensors(path: Path) -> tuple[Mapping[str, str], Mapping[str, Tensor]]:

@@ -8,15 +8,16 @@ import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from adapters_store import files
 from adapters_store.adapter import BaseIdentity, SparseAdapter
 from adapters_store.blobs import BlobStore
-from adapters_store.effect import Effect, effect_of
+from adapters_store.effect import BaseWeights, Effect, effect_of
 from adapters_store.errors import AdapterRefused, AdapterTooLarge, NameConflict
-from adapters_store.importers.archive import sniff, unpack
+from adapters_store.importers.archive import TENSORS, sniff, unpack
 from adapters_store.importers.peft import read_peft
 from adapters_store.importers.peft_source import Parts
 from adapters_store.names import check_name
@@ -30,9 +31,12 @@ from adapters_store.registry import (
     Registry,
 )
 from adapters_store.remote_blobs import open_blobs
+from adapters_store.signatures import SIGNER_KEY, TrustedKeys
 from adapters_store.validation import Limits, check
 
 CACHE_BYTES = 10 << 30  # of blobs that are kept elsewhere
+EFFECTS_KEPT = 256  # reports, a few KiB each
+TRUST_NOBODY = TrustedKeys({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,8 @@ class AdapterStore:
         base: BaseIdentity,
         parts: Parts,
         limits: Limits,
+        keys: TrustedKeys,
+        base_weights: BaseWeights | None,
     ) -> None:
         self._registry = registry
         self._blobs = blobs
@@ -70,6 +76,9 @@ class AdapterStore:
         self._base = base
         self._parts = parts
         self._limits = limits
+        self._keys = keys
+        self._base_weights = base_weights
+        self._effect_of_stored = lru_cache(maxsize=EFFECTS_KEPT)(self._measure_stored)
         blobs.sweep()
         quarantine.sweep()
 
@@ -84,6 +93,8 @@ class AdapterStore:
         registry_url: str | None = None,
         blob_url: str | None = None,
         cache_bytes: int = CACHE_BYTES,
+        keys: TrustedKeys = TRUST_NOBODY,
+        base_weights: BaseWeights | None = None,
     ) -> "AdapterStore":
         """The store in `directory`, made if it is not there: `registry.sqlite` and `blobs/`.
 
@@ -94,7 +105,7 @@ class AdapterStore:
         blobs = open_blobs(blob_url, directory / "blobs", quarantine, cache_bytes)
         default = f"sqlite:///{directory.absolute() / 'registry.sqlite'}"
         registry = Registry(registry_url or default)
-        return cls(registry, blobs, quarantine, base, parts, limits)
+        return cls(registry, blobs, quarantine, base, parts, limits, keys, base_weights)
 
     @property
     def max_file_bytes(self) -> int:
@@ -111,17 +122,27 @@ class AdapterStore:
         return self._registry
 
     def ingest(
-        self, path: Path, name: str, metadata: Mapping[str, Any], *, dry_run: bool = False
+        self,
+        path: Path,
+        name: str,
+        metadata: Mapping[str, Any],
+        *,
+        signature: str | None = None,
+        dry_run: bool = False,
     ) -> IngestResult:
         """Publish the upload at `path` as the next version of `name`.
 
         The same content under the same name answers the version that exists. With `dry_run`
         nothing is written, and the record is the one that publishing would make now. Raises
-        InvalidName, NameConflict, AdapterTooLarge, AdapterRefused.
+        InvalidName, NameConflict, AdapterTooLarge, AdapterRefused, SignatureRefused.
         """
         self._check_request(name, metadata)
         adapter = self._read(path)
-        effect = effect_of(adapter)
+        _check_reserved("notes", adapter.notes)
+        signer = self._keys.signer(adapter.digest, signature)
+        if signer is not None:
+            metadata = {**metadata, SIGNER_KEY: signer}
+        effect = effect_of(adapter, self._parts, self._base_weights)
         publish = self._preview if dry_run else self._publish
         publication = publish(adapter, name, metadata)
         return IngestResult(publication.record, effect, publication.created)
@@ -153,6 +174,13 @@ class AdapterStore:
             freed = sum(self._blobs.delete(digest) for digest in unused)
         return DeleteResult(tuple(records), freed)
 
+    def effect(self, digest: str) -> Effect:
+        """What a stored adapter changes, compared with this base where it is the one it is for.
+
+        Measured when first asked for. AdapterNotFound, BlobCorrupt.
+        """
+        return self._effect_of_stored(digest)
+
     def open_blob(self, digest: str) -> BinaryIO:
         """The file of this digest, for sending and closing it; AdapterNotFound if it is gone."""
         return self._blobs.open(digest)
@@ -164,6 +192,7 @@ class AdapterStore:
         if name == self._base.name:
             raise NameConflict(name, "the base model")
         check_name(name)
+        _check_reserved("metadata", metadata)
         try:
             json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
@@ -173,13 +202,24 @@ class AdapterStore:
         num_bytes = path.stat().st_size
         if num_bytes > self._limits.max_file_bytes:
             raise AdapterTooLarge("bytes", num_bytes, self._limits.max_file_bytes)
-        adapter = files.read(path) if sniff(path) == "safetensors" else self._import(path)
+        adapter = self._read_own(path) if sniff(path) == "safetensors" else self._import(path)
         check(adapter, self._base, self._limits)
         return adapter
+
+    def _measure_stored(self, digest: str) -> Effect:
+        adapter = self._blobs.load(digest)
+        known = {name: layer.digest for name, layer in self._base.layers.items()}
+        other = [layer for layer, of in adapter.base.items() if known.get(layer) != of]
+        return effect_of(adapter, self._parts, self._base_weights, other)
+
+    def _read_own(self, path: Path) -> SparseAdapter:
+        files.check_frame(path, self._limits)
+        return files.read(path)
 
     def _import(self, path: Path) -> SparseAdapter:
         with self._quarantine.directory() as directory:
             unpacked = unpack(path, directory, self._limits)
+            files.check_frame(unpacked / TENSORS, self._limits)
             return read_peft(unpacked, self._base, self._parts)
 
     def _publish(
@@ -194,6 +234,11 @@ class AdapterStore:
     ) -> Publication:
         draft = _draft(adapter, name, metadata, files.num_bytes(adapter))
         return self._registry.preview(draft)
+
+
+def _check_reserved(what: str, given: Mapping[str, Any]) -> None:
+    if SIGNER_KEY in given:
+        raise AdapterRefused([f"{what}: {SIGNER_KEY!r} is for the server to say"])
 
 
 def _draft(

@@ -21,10 +21,16 @@ from adapters_store.errors import AdapterRefused, AdapterTooLarge
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The largest upload, and the most numbers that one adapter may hold."""
+    """The largest upload, the most numbers of one adapter, and bounds on a safetensors header.
+
+    The header's are far above what real adapters have: they bound what is spent on a hostile one.
+    """
 
     max_file_bytes: int
     max_nnz: int
+    max_header_bytes: int = 4 << 20
+    max_tensors: int = 10_000
+    max_tensor_bytes: int = 1 << 31
 
 
 def check(adapter: SparseAdapter, base: BaseIdentity, limits: Limits) -> None:

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 import server
 from adapters_store.errors import BlobsUnavailable, RegistryUnavailable, StoreError
 from adapters_store.ingest import AdapterStore
+from adapters_store.signatures import TrustedKeys
 from adapters_store.validation import Limits
 from server.adapters.resident import ResidentAdapters
 from server.api import adapters, chat, completions, health, models, stats, uploads
@@ -35,6 +36,7 @@ from server.model.demo_base import ensure_demo_base
 from server.model.identity import base_identity
 from server.model.kv_cache import allocate, bytes_per_page
 from server.model.load import load_model
+from server.model.stored_rows import StoredRows
 from server.model.text import TextCodec
 from server.settings import DEMO, Settings, SettingsConflict
 
@@ -144,6 +146,8 @@ def _open_store(
             registry_url=_registry_url(settings),
             blob_url=settings.blob_url,
             cache_bytes=settings.max_blob_cache_bytes,
+            keys=_trusted_keys(settings),
+            base_weights=StoredRows(checkpoint),
         )
     except RegistryUnavailable as error:
         raise SettingsConflict("registry_url", error.url, error.reason) from error
@@ -157,6 +161,22 @@ def _registry_url(settings: Settings) -> str | None:
     return settings.registry_url.get_secret_value() if settings.registry_url else None
 
 
+def _signature_beside(path: Path) -> str | None:
+    """The text of `<path>.sig`, if there is one."""
+    signature = path.with_name(f"{path.name}.sig")
+    return signature.read_text() if signature.is_file() else None
+
+
+def _trusted_keys(settings: Settings) -> TrustedKeys:
+    """The keys in the setting itself, or one to a line of the file that it names."""
+    given = settings.trusted_keys or ""
+    try:
+        texts = Path(given).read_text().split() if Path(given).is_file() else given.split(",")
+        return TrustedKeys.parse(text.strip() for text in texts if text.strip())
+    except (OSError, ValueError) as error:
+        raise SettingsConflict("trusted_keys", given, str(error)) from error
+
+
 def _publish_directory(settings: Settings, store: AdapterStore, report: Report) -> None:
     """Publish the files of `publish_dir`; one that this base refuses is reported, not served."""
     if settings.publish_dir is None:
@@ -165,7 +185,7 @@ def _publish_directory(settings: Settings, store: AdapterStore, report: Report) 
         raise SettingsConflict("publish_dir", settings.publish_dir, "there is no such directory")
     for path in sorted(settings.publish_dir.glob("*.safetensors")):
         try:
-            result = store.ingest(path, path.stem, {})
+            result = store.ingest(path, path.stem, {}, signature=_signature_beside(path))
         except StoreError as error:
             logger.warning("%s is not published: %s", path, error)
         else:

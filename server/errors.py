@@ -95,6 +95,7 @@ TABLE: Mapping[type[Exception], Row] = {
     engine.InvalidParameter: Row(400, INVALID, "invalid_parameter"),
     store.InvalidName: Row(400, INVALID, "invalid_name"),
     Unauthorized: Row(401, "authentication_error", "invalid_api_key"),
+    store.SignatureRefused: Row(403, "permission_error", "signature_refused", "signature"),
     ModelNotFound: Row(404, NOT_FOUND, "model_not_found"),
     store.AdapterNotFound: Row(404, NOT_FOUND, "adapter_not_found"),
     store.NameConflict: Row(409, "conflict_error", "name_conflict", "name"),

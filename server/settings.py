@@ -47,6 +47,11 @@ class Settings(BaseSettings):
     max_blob_cache_bytes: ByteSize = Field(
         ByteSize(10 << 30), gt=0, description="local copies of files that are kept elsewhere"
     )
+    trusted_keys: str | None = Field(
+        None,
+        description="base64 Ed25519 public keys, with commas between, or a file with one to a "
+        "line; if set, only adapters signed by one of them are taken",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="of weights and activations; auto: fp32 on CPU, bf16 on CUDA"

@@ -25,6 +25,9 @@ TENSORS = "adapter_model.safetensors"
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 CHUNK_BYTES = 1 << 20
 MAX_MEMBERS = 1000
+# Trained weights hardly shrink: what unpacks to more times its size is a bomb. Small ones may.
+MAX_RATIO = 100
+HARMLESS_BYTES = 1 << 20
 ACCEPTED = "an intarsia-adapter/1 .safetensors file, or a .zip or .tar.gz of a PEFT directory"
 
 Upload = Literal["safetensors", "zip", "tar.gz"]
@@ -49,11 +52,12 @@ def unpack(path: Path, into: Path, limits: Limits) -> Path:
 
     They are found at the archive's root or in one folder. AdapterRefused if they are not there,
     are no regular files, or the archive is damaged; AdapterTooLarge when it unpacks to more than
-    `limits.max_file_bytes`.
+    `limits.max_file_bytes`, or to more than MAX_RATIO times its size.
     """
     extract = _extract_zip if sniff(path) == "zip" else _extract_tar
     with _damage_refused():
-        found = extract(path, _Extraction(into, limits.max_file_bytes))
+        bound = max(MAX_RATIO * path.stat().st_size, HARMLESS_BYTES)
+        found = extract(path, _Extraction(into, min(limits.max_file_bytes, bound)))
     found.check()
     return into
 

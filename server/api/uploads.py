@@ -17,7 +17,7 @@ from server.api.stats import effect_json
 from server.errors import BadRequest, ClientGone, shown
 
 SUBRESOURCES = ("file", "stats")  # what follows a reference in a path: no name may end in it
-TEXT_FIELDS = frozenset({"name", "metadata"})
+TEXT_FIELDS = frozenset({"name", "metadata", "signature"})
 
 router = APIRouter(prefix="/v1/adapters")
 
@@ -33,7 +33,9 @@ async def upload_adapter(
         path = directory / "upload"
         form = await _receive(request, boundary, path, store.max_file_bytes)
         name, metadata = _name(form), _metadata(form.get("metadata"))
-        result = await run_in_threadpool(store.ingest, path, name, metadata, dry_run=dry_run)
+        result = await run_in_threadpool(
+            store.ingest, path, name, metadata, signature=form.get("signature"), dry_run=dry_run
+        )
     body = {**record_json(result.record), "effect": effect_json(result.adapter_effect)}
     return JSONResponse(body, status_code=201 if result.created and not dry_run else 200)
 

@@ -87,6 +87,15 @@ def load_weights(
         )
 
 
+def stored_parts(checkpoint_dir: Path, config: ModelConfig) -> dict[str, tuple[str, ...]]:
+    """The stored tensors whose rows, one below the other, are each module's weight.
+
+    Raises as `load_weights` does.
+    """
+    with open_tensor_files(checkpoint_dir) as files:
+        return _checked_parts(files, config)
+
+
 def stored_linears(checkpoint_dir: Path, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
     """Every linear layer's logical name and weight with the values of the files, in fp32.
 

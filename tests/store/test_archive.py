@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 from adapters_store.errors import AdapterRefused, AdapterTooLarge
-from adapters_store.importers.archive import MAX_MEMBERS, sniff, unpack
+from adapters_store.importers.archive import (
+    HARMLESS_BYTES,
+    MAX_MEMBERS,
+    MAX_RATIO,
+    sniff,
+    unpack,
+)
 from adapters_store.validation import Limits
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -232,3 +238,13 @@ def test_other_files_are_refused_with_what_is_accepted(tmp_path: Path, content: 
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(AdapterRefused, match=r"safetensors file, or a \.zip or \.tar\.gz"):
         sniff(tmp_path / "a")
+
+
+@both
+def test_archive_that_unpacks_to_many_times_its_size_is_refused(tmp_path: Path, pack: Pack) -> None:
+    """However much the limit on files would allow."""
+    generous = Limits(max_file_bytes=1 << 30, max_nnz=1)
+    members = {CONFIG: b"", TENSORS: bytes(HARMLESS_BYTES + 1)}
+    bomb = pack(tmp_path / "a", members)
+    assert bomb.stat().st_size * MAX_RATIO < HARMLESS_BYTES
+    assert f"more than the limit of {HARMLESS_BYTES}" in _refused(bomb, generous)

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from store_factories import BASE, LIMITS, QKV, adapter_of, adapters, block, random, random_adapter
+from store_factories import (
+    BASE,
+    LIMITS,
+    QKV,
+    adapter_of,
+    adapters,
+    block,
+    random,
+    random_adapter,
+)
 
 from adapters_store import files
 from adapters_store.adapter import SparseAdapter
@@ -245,3 +255,31 @@ def test_no_safetensors_header_does_worse_than_be_refused(tmp_path: Path, header
     path = tmp_path / "a"
     _rewrite(path, header, bytes(16))
     assert _refused(path)
+
+
+def _with_header(path: Path, header: bytes) -> Path:
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    return path
+
+
+FRAMES: dict[str, tuple[bytes, str]] = {
+    "long header": (b'{"a":"' + b"x" * 200 + b'"}', "header bytes: 208 is more than the limit"),
+    "many tensors": (json.dumps({f"{i}": {} for i in range(4)}).encode(), "tensors: 4 is more"),
+    "large tensor": (b'{"t":{"data_offsets":[0,1025]}}', "bytes of 't': 1025 is more"),
+    "no object": (b"[1]", "header: expected a JSON object"),
+    "no JSON": (b"{", "header: malformed JSON"),
+    "no UTF-8": (b'{"\xff":1}', "header: malformed JSON"),
+}
+
+
+@pytest.mark.parametrize("case", FRAMES)
+def test_header_beyond_the_limits_is_refused_before_it_is_used(tmp_path: Path, case: str) -> None:
+    header, reason = FRAMES[case]
+    limits = replace(LIMITS, max_header_bytes=100, max_tensors=3, max_tensor_bytes=1024)
+    with pytest.raises(AdapterRefused, match=reason):
+        files.check_frame(_with_header(tmp_path / "f", header), limits)
+
+
+def test_header_within_the_limits_passes(tmp_path: Path) -> None:
+    files.write(random_adapter(), tmp_path / "f")
+    files.check_frame(tmp_path / "f", LIMITS)
