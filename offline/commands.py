@@ -40,9 +40,11 @@ UNLIMITED = Limits(max_file_bytes=2**63, max_nnz=2**63)  # limits are the server
 
 @contextmanager
 def errors_shown() -> Iterator[None]:
-    """What can be wrong with files is told in a line, without a traceback."""
+    """What can be wrong with files is told without a traceback, each reason in a line."""
     try:
         yield
+    except AdapterRefused as error:
+        raise click.ClickException("\n  ".join(error.reasons)) from error
     except (StoreError, ModelError) as error:
         raise click.ClickException(str(error)) from error
 

@@ -34,6 +34,7 @@ def write_merged(base: Base, adapter: SparseAdapter, weight: float, directory: P
         with safe_open(path, framework="pt") as file:
             tensors = {name: merge(name, file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
             save_file(tensors, directory / path.name, file.metadata())
+        shutil.copymode(path, directory / path.name)
 
 
 def _check(base: Base, adapter: SparseAdapter) -> None:

@@ -20,6 +20,8 @@ def conversion_table(adapter: SparseAdapter, remarks: Mapping[str, str]) -> Tabl
     """What each layer of the source became, and why."""
     kinds = {_key(delta): (delta.kind, f"{delta.nnz:,}") for delta in adapter.deltas}
     table = Table("layer", "kind", "entries", "why", box=None)
+    for column in table.columns[:3]:
+        column.no_wrap = True
     for key, remark in sorted(remarks.items()):
         table.add_row(key, *kinds.get(key, ("-", "0")), remark)
     return table
