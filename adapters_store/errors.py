@@ -81,11 +81,11 @@ class NameConflict(StoreError):
 
 
 class InvalidMetadata(StoreError):
-    """The metadata's `field` cannot be kept: `reason`."""
+    """The metadata's field `name` cannot be kept: `reason`."""
 
-    def __init__(self, field: str, reason: str) -> None:
-        self.field, self.reason = field, reason
-        super().__init__(f"metadata.{field}: {reason}")
+    def __init__(self, name: str, reason: str) -> None:
+        self.field, self.reason = f"metadata.{name}", reason
+        super().__init__(f"{self.field}: {reason}")
 
 
 class AdapterInUse(StoreError):

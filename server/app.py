@@ -18,7 +18,7 @@ from adapters_store.ingest import AdapterStore
 from adapters_store.signatures import TrustedKeys
 from adapters_store.validation import Limits
 from server.adapters.resident import ResidentAdapters
-from server.api import adapters, chat, completions, health, models, stats, uploads
+from server.api import adapters, aliases, chat, completions, health, models, stats, uploads
 from server.api.failures import show_http_error, show_known, show_unreadable
 from server.api.middleware import AnswerDefects, ApiKey, BodyLimit, CountAnswers, RequestId
 from server.api.services import Services
@@ -70,7 +70,7 @@ def create_app(settings: Settings, report: Report = logger.info) -> FastAPI:
     )
     app.state.services = services
     # A reference may hold slashes: what follows one is looked for first.
-    for part in (completions, chat, models, uploads, stats, adapters, health):
+    for part in (completions, chat, models, uploads, stats, aliases, adapters, health):
         app.include_router(part.router)
     _handle_errors(app)
     _wrap(app, settings, services)

@@ -105,7 +105,7 @@ TABLE: Mapping[type[Exception], Row] = {
     store.AdapterTooLarge: Row(413, INVALID, "adapter_too_large", "file"),
     UnsupportedMedia: Row(415, INVALID, "unsupported_media_type"),
     store.AdapterRefused: Row(422, INVALID, "adapter_refused", "file"),
-    store.InvalidMetadata: Row(422, INVALID, "invalid_metadata", "metadata"),
+    store.InvalidMetadata: Row(422, INVALID, "invalid_metadata"),
     engine.QueueFull: Row(429, "rate_limit_error", "queue_full"),
     ClientGone: Row(499, INVALID, "client_closed_request"),
     engine.StepFailed: Row(500, SERVER, "step_failed"),

@@ -27,10 +27,11 @@ from intarsia_client.errors import (
     UnsupportedMedia,
 )
 from intarsia_client.generation import ChatCompletion, Choice, Chunk, Completion, Served, Usage
-from intarsia_client.options import ChatOptions, CompletionOptions
+from intarsia_client.options import AdapterFilter, ChatOptions, CompletionOptions
 from intarsia_client.types import (
     Adapter,
     AdapterEffect,
+    AdapterName,
     AdapterPage,
     AdapterWeight,
     Deleted,
@@ -45,6 +46,8 @@ __all__ = [
     "APIError",
     "Adapter",
     "AdapterEffect",
+    "AdapterFilter",
+    "AdapterName",
     "AdapterPage",
     "AdapterRefused",
     "AdapterWeight",

@@ -4,7 +4,7 @@ Whatever is not sending or awaiting belongs in `wire` or `answers`.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +16,9 @@ from intarsia_client import files, wire
 from intarsia_client.answers import ChunkReader, raise_for_status, transport_errors
 from intarsia_client.errors import ConnectionFailed, Unavailable
 from intarsia_client.generation import ChatCompletion, Chunk, Completion
-from intarsia_client.options import ChatOptions, CompletionOptions
-from intarsia_client.types import Adapter, Deleted, Json, Model, ServerVersion
-from intarsia_client.wire import Call, Messages
+from intarsia_client.options import AdapterFilter, ChatOptions, CompletionOptions
+from intarsia_client.types import Adapter, AdapterName, Deleted, Json, Model, ServerVersion
+from intarsia_client.wire import Call, Messages, Target
 
 T = TypeVar("T")
 
@@ -99,11 +99,13 @@ class AsyncClient:
             file = await asyncio.to_thread(stack.enter_context, source)
             return await self._send(wire.upload(file, name, metadata, dry_run))
 
-    async def adapters(self, *, page_size: int = 100) -> AsyncIterator[Adapter]:
-        """Every adapter, asked for a page at a time."""
+    async def adapters(
+        self, *, page_size: int = 100, **wanted: Unpack[AdapterFilter]
+    ) -> AsyncIterator[Adapter]:
+        """Every adapter that `wanted` holds for, asked for a page at a time."""
         after: str | None = None
         while True:
-            page = await self._send(wire.adapter_page(page_size, after))
+            page = await self._send(wire.adapter_page(page_size, after, wanted))
             for adapter in page.data:
                 yield adapter
             after = page.next_cursor
@@ -114,9 +116,27 @@ class AsyncClient:
         """One adapter by `name`, `name@3`, `name@alias` or `name@sha256:…`."""
         return await self._send(wire.adapter(reference))
 
-    async def delete(self, reference: str) -> Deleted:
-        """Deletes what `reference` names, and says what came free."""
-        return await self._send(wire.delete(reference))
+    async def change(
+        self,
+        reference: str,
+        *,
+        aliases: Mapping[str, Target] | None = None,
+        pinned: bool | None = None,
+        metadata: Json | None = None,
+    ) -> AdapterName:
+        """Moves aliases (None removes one), pins, changes metadata: everything or nothing."""
+        return await self._send(wire.change(reference, aliases, pinned, metadata))
+
+    async def rollback(self, name: str, alias: str) -> AdapterName:
+        """Returns an alias to what it stood for before its last move."""
+        return await self._send(wire.rollback(name, alias))
+
+    async def delete(self, reference: str, *, force: bool = False) -> Deleted:
+        """Deletes what `reference` names, and says what came free.
+
+        What an alias points at is kept (Conflict) unless `force` removes the alias too.
+        """
+        return await self._send(wire.delete(reference, force))
 
     async def download(self, reference: str, to: Path | str) -> Path:
         """Writes an adapter to the file `to`, which appears only once it is complete."""

@@ -3,7 +3,7 @@
 `async_client` is its twin; whatever is not sending or awaiting belongs in `wire` or `answers`.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -15,9 +15,9 @@ from intarsia_client import files, wire
 from intarsia_client.answers import ChunkReader, raise_for_status, transport_errors
 from intarsia_client.errors import ConnectionFailed, Unavailable
 from intarsia_client.generation import ChatCompletion, Chunk, Completion
-from intarsia_client.options import ChatOptions, CompletionOptions
-from intarsia_client.types import Adapter, Deleted, Json, Model, ServerVersion
-from intarsia_client.wire import Call, Messages
+from intarsia_client.options import AdapterFilter, ChatOptions, CompletionOptions
+from intarsia_client.types import Adapter, AdapterName, Deleted, Json, Model, ServerVersion
+from intarsia_client.wire import Call, Messages, Target
 
 T = TypeVar("T")
 
@@ -95,11 +95,13 @@ class Client:
         with files.outgoing(Path(path), on_progress) as file:
             return self._send(wire.upload(file, name, metadata, dry_run))
 
-    def adapters(self, *, page_size: int = 100) -> Iterator[Adapter]:
-        """Every adapter, asked for a page at a time."""
+    def adapters(
+        self, *, page_size: int = 100, **wanted: Unpack[AdapterFilter]
+    ) -> Iterator[Adapter]:
+        """Every adapter that `wanted` holds for, asked for a page at a time."""
         after: str | None = None
         while True:
-            page = self._send(wire.adapter_page(page_size, after))
+            page = self._send(wire.adapter_page(page_size, after, wanted))
             yield from page.data
             after = page.next_cursor
             if after is None:
@@ -109,9 +111,27 @@ class Client:
         """One adapter by `name`, `name@3`, `name@alias` or `name@sha256:…`."""
         return self._send(wire.adapter(reference))
 
-    def delete(self, reference: str) -> Deleted:
-        """Deletes what `reference` names, and says what came free."""
-        return self._send(wire.delete(reference))
+    def change(
+        self,
+        reference: str,
+        *,
+        aliases: Mapping[str, Target] | None = None,
+        pinned: bool | None = None,
+        metadata: Json | None = None,
+    ) -> AdapterName:
+        """Moves aliases (None removes one), pins, changes metadata: everything or nothing."""
+        return self._send(wire.change(reference, aliases, pinned, metadata))
+
+    def rollback(self, name: str, alias: str) -> AdapterName:
+        """Returns an alias to what it stood for before its last move."""
+        return self._send(wire.rollback(name, alias))
+
+    def delete(self, reference: str, *, force: bool = False) -> Deleted:
+        """Deletes what `reference` names, and says what came free.
+
+        What an alias points at is kept (Conflict) unless `force` removes the alias too.
+        """
+        return self._send(wire.delete(reference, force))
 
     def download(self, reference: str, to: Path | str) -> Path:
         """Writes an adapter to the file `to`, which appears only once it is complete."""

@@ -10,6 +10,17 @@ from typing import Any, Literal, TypedDict
 from intarsia_client.types import AdapterWeight
 
 
+class AdapterFilter(TypedDict, total=False):
+    """Which adapters to list: those that everything given holds for."""
+
+    name: str | None  # how names begin
+    kind: str | None
+    tag: str | None
+    task: str | None
+    base: str | None
+    q: str | None  # anywhere in name, task or description, in any case
+
+
 class GenerationOptions(TypedDict, total=False):
     """Common to completions and chat. `adapters` is a composition on top of a base `model`."""
 
@@ -31,7 +42,8 @@ class GenerationOptions(TypedDict, total=False):
     stop_token_ids: Sequence[int] | None
     ignore_eos: bool | None
     prompt_logprobs: int | None
-    user: str | None
+    user: str | None  # a split alias answers a user, or else a session, with one version
+    session_id: str | None
 
 
 class CompletionOptions(GenerationOptions, total=False):

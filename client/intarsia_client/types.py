@@ -94,6 +94,23 @@ class Adapter(Answer):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterName(Answer):
+    """A name as it stands. An alias is a version, or versions with shares that add up to 1."""
+
+    name: str
+    pinned: bool
+    versions: tuple[Adapter, ...]
+    aliases: Mapping[str, int | Mapping[int, float]]
+
+    @classmethod
+    def from_json(cls, raw: Json) -> Self:
+        versions = tuple(map(Adapter.from_json, raw["versions"]))
+        aliases = {alias: _target(target) for alias, target in raw["aliases"].items()}
+        name, pinned = raw["name"], raw["pinned"]
+        return cls(name=name, pinned=pinned, versions=versions, aliases=aliases, raw=raw)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterPage(Answer):
     """Part of the list of adapters; `next_cursor` asks for what follows, None at the end."""
 
@@ -142,3 +159,9 @@ class ServerVersion(Answer):
     @classmethod
     def from_json(cls, raw: Json) -> Self:
         return cls(version=raw["version"], raw=raw)
+
+
+def _target(raw: int | Json) -> int | Mapping[int, float]:
+    if isinstance(raw, int):
+        return raw
+    return {int(version): share for version, share in raw.items()}

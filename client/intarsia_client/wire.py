@@ -16,9 +16,18 @@ import httpx
 from intarsia_client.answers import raise_for_status, served, unreadable
 from intarsia_client.errors import InvalidArgument
 from intarsia_client.generation import ChatCompletion, Completion
-from intarsia_client.types import Adapter, AdapterPage, Deleted, Json, Model, ServerVersion
+from intarsia_client.types import (
+    Adapter,
+    AdapterName,
+    AdapterPage,
+    Deleted,
+    Json,
+    Model,
+    ServerVersion,
+)
 
 T = TypeVar("T")
+Target = int | Mapping[int, float] | None  # of an alias: a version, a split, or no more
 Messages = str | Sequence[Mapping[str, Any]]
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -102,8 +111,9 @@ def upload(file: BinaryIO, name: str, metadata: Json | None, dry_run: bool) -> C
     return Call("POST", "/v1/adapters", _adapter, arguments)
 
 
-def adapter_page(limit: int, after: str | None) -> Call[AdapterPage]:
-    params = {"limit": limit} | ({} if after is None else {"after": after})
+def adapter_page(limit: int, after: str | None, wanted: Mapping[str, Any]) -> Call[AdapterPage]:
+    given = {**wanted, "limit": limit, "after": after}
+    params = {name: value for name, value in given.items() if value is not None}
     return Call("GET", "/v1/adapters", _adapter_page, {"params": params})
 
 
@@ -111,9 +121,24 @@ def adapter(reference: str) -> Call[Adapter]:
     return Call("GET", adapter_path(reference), _adapter, {})
 
 
-def delete(reference: str) -> Call[Deleted]:
+def change(
+    reference: str, aliases: Mapping[str, Target] | None, pinned: bool | None, metadata: Json | None
+) -> Call[AdapterName]:
+    """What is None is not sent, and stays."""
+    given = {"aliases": aliases, "pinned": pinned, "metadata": metadata}
+    body = {name: value for name, value in given.items() if value is not None}
+    return Call("PATCH", adapter_path(reference), _adapter_name, {"json": body})
+
+
+def rollback(name: str, alias: str) -> Call[AdapterName]:
+    path = f"{adapter_path(name)}/rollback"
+    return Call("POST", path, _adapter_name, {"json": {"alias": alias}})
+
+
+def delete(reference: str, force: bool) -> Call[Deleted]:
+    params = {"params": {"force": "true"}} if force else {}
     path = adapter_path(reference)
-    return Call("DELETE", path, lambda r: Deleted.from_json(r.json()), {})
+    return Call("DELETE", path, lambda r: Deleted.from_json(r.json()), params)
 
 
 def download(reference: str) -> Call[None]:
@@ -167,6 +192,10 @@ def _chat_completion(response: httpx.Response) -> ChatCompletion:
 
 def _adapter(response: httpx.Response) -> Adapter:
     return Adapter.from_json(response.json())
+
+
+def _adapter_name(response: httpx.Response) -> AdapterName:
+    return AdapterName.from_json(response.json())
 
 
 def _adapter_page(response: httpx.Response) -> AdapterPage:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from server.api.answering import Shape, answer
 from server.api.choices import Choice
-from server.api.composing import resolve
+from server.api.composing import resolve, sticky_key
 from server.api.generation import Job, choice_seeds
 from server.api.logprobs import TokenText, chat_logprobs
 from server.api.prompts import (
@@ -35,7 +35,7 @@ async def create_chat_completion(
     body.refuse_not_served()
     if body.top_logprobs is not None and not body.logprobs:
         raise BadRequest("top_logprobs needs logprobs: true", "top_logprobs")
-    served = await resolve(body, services.base_name, services.store)
+    served = await resolve(body, services.base_name, services.store, sticky_key(body, request))
     jobs = await run_in_threadpool(_jobs, body, services)
     return await answer(request, services, body, served, jobs, _shape(body, request, services))
 

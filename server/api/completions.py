@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from server.api.answering import Shape, answer
 from server.api.choices import Choice
-from server.api.composing import resolve
+from server.api.composing import resolve, sticky_key
 from server.api.generation import Job, choice_seeds
 from server.api.logprobs import TokenText, completion_logprobs
 from server.api.prompts import (
@@ -35,7 +35,7 @@ async def create_completion(
 ) -> Response:
     """Continue one or several prompts, given as text or token ids."""
     body.refuse_not_served()
-    served = await resolve(body, services.base_name, services.store)
+    served = await resolve(body, services.base_name, services.store, sticky_key(body, request))
     jobs = await run_in_threadpool(_jobs, body, services)
     return await answer(request, services, body, served, jobs, _shape(body, request, services))
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from adapters_store.errors import AdapterNotFound, InvalidName
@@ -32,15 +33,24 @@ class Served:
         }
 
 
-async def resolve(body: GenerationBody, base_name: str, store: AdapterStore) -> Served:
-    """What `body` asks for. Raises ModelNotFound for an unknown name, never the base instead."""
+def sticky_key(body: GenerationBody, request: Request) -> str:
+    """Whose requests a split alias sends to one version: a user's, a session's, else this one's."""
+    session = body.session_id or request.headers.get("x-session-id")
+    return str(body.user or session or request.state.request_id)
+
+
+async def resolve(body: GenerationBody, base_name: str, store: AdapterStore, key: str) -> Served:
+    """What `body` asks for. Raises ModelNotFound for an unknown name, never the base instead.
+
+    From here on the request knows digests only: an alias that moves does not move it.
+    """
     names_base = body.model is None or body.model == base_name
     if body.adapters is None:
         if body.merge is not None:
             raise BadRequest("merge needs the field 'adapters'", "merge")
         if names_base:
             return Served(base_name, BASE)
-        return await _resolve_members([(str(body.model), 1.0)], "model", store)
+        return await _resolve_members([(str(body.model), 1.0)], "model", store, key)
     if not names_base:
         raise BadRequest("name the base in 'model' when 'adapters' is given, or neither", "model")
     if len(body.adapters) > 1 and body.merge is None:
@@ -50,16 +60,16 @@ async def resolve(body: GenerationBody, base_name: str, store: AdapterStore) -> 
             "merge",
         )
     weighted = [(member.id, member.weight) for member in body.adapters]
-    return await _resolve_members(weighted, "adapters.{index}.id", store)
+    return await _resolve_members(weighted, "adapters.{index}.id", store, key)
 
 
 async def _resolve_members(
-    weighted: list[tuple[str, float]], param: str, store: AdapterStore
+    weighted: list[tuple[str, float]], param: str, store: AdapterStore, key: str
 ) -> Served:
     """`param` is the field that names the member `{index}`."""
     records = await run_in_threadpool(
         lambda: [
-            _find(store, reference, param.format(index=index))
+            _find(store, reference, param.format(index=index), key)
             for index, (reference, _) in enumerate(weighted)
         ]
     )
@@ -72,9 +82,9 @@ async def _resolve_members(
     return Served(model, composition, members)
 
 
-def _find(store: AdapterStore, reference: str, param: str) -> tuple[str, str]:
+def _find(store: AdapterStore, reference: str, param: str, key: str) -> tuple[str, str]:
     try:
-        record = store.resolve(reference)
+        record = store.resolve(reference, key)
     except (AdapterNotFound, InvalidName) as error:
         raise ModelNotFound(reference, param) from error
     return record.id, record.digest

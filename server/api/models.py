@@ -1,6 +1,5 @@
 """`/v1/models`: the base and every adapter, as OpenAI and vLLM list them."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from fastapi import APIRouter
@@ -8,12 +7,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
 from adapters_store.errors import AdapterNotFound, InvalidName
-from adapters_store.ingest import AdapterStore
 from adapters_store.registry import AdapterRecord
 from server.api.services import Services, ServicesDep
 from server.errors import ModelNotFound
-
-PAGE = 1000
 
 router = APIRouter(prefix="/v1/models")
 
@@ -21,7 +17,7 @@ router = APIRouter(prefix="/v1/models")
 @router.get("")
 async def list_models(services: ServicesDep) -> JSONResponse:
     """The base, then the latest version of every adapter."""
-    latest = await run_in_threadpool(_latest, services.store)
+    latest = await run_in_threadpool(services.store.registry.latest)
     data = [_base(services), *(_adapter(record.name, record, services) for record in latest)]
     return JSONResponse({"object": "list", "data": data})
 
@@ -36,20 +32,6 @@ async def get_model(reference: str, services: ServicesDep) -> JSONResponse:
     except (AdapterNotFound, InvalidName) as error:
         raise ModelNotFound(reference, "model") from error
     return JSONResponse(_adapter(reference, record, services))
-
-
-def _latest(store: AdapterStore) -> list[AdapterRecord]:
-    """Pages come ordered by name and version, so a name's last record is its latest."""
-    return list({record.name: record for record in _records(store)}.values())
-
-
-def _records(store: AdapterStore) -> Iterator[AdapterRecord]:
-    cursor: str | None = None
-    while True:
-        records, cursor = store.list_page(PAGE, cursor)
-        yield from records
-        if cursor is None:
-            return
 
 
 def _base(services: Services) -> dict[str, Any]:

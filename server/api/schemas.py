@@ -35,7 +35,7 @@ ADAPTER_WORDS = ("adapter", "lora", "merge")
 TOKEN_ID = re.compile("[0-9]{1,18}", re.ASCII)
 
 
-def _one_of(expected: str) -> WrapValidator:
+def one_of(expected: str) -> WrapValidator:
     """One message for a union, instead of one for each of its members."""
 
     def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
@@ -51,10 +51,10 @@ def _one_of(expected: str) -> WrapValidator:
 
 Prompts = Annotated[
     str | list[str] | list[int] | list[list[int]],
-    _one_of("a string, a list of strings, a list of token ids or a list of such lists"),
+    one_of("a string, a list of strings, a list of token ids or a list of such lists"),
 ]
-Stop = Annotated[str | list[str] | None, _one_of("a string or a list of strings")]
-AdapterStart = Annotated[int | Literal["last_turn"], _one_of("a token index or 'last_turn'")]
+Stop = Annotated[str | list[str] | None, one_of("a string or a list of strings")]
+AdapterStart = Annotated[int | Literal["last_turn"], one_of("a token index or 'last_turn'")]
 
 
 class AdapterWeight(BaseModel):
@@ -114,6 +114,7 @@ class GenerationBody(BaseModel):
     stream_options: StreamOptions | None = None
     cache_salt: str = ""
     user: str | None = None
+    session_id: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -203,7 +204,7 @@ class Message(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     role: str
-    content: Annotated[str | list[ContentPart], _one_of("a string, or parts of type 'text'")]
+    content: Annotated[str | list[ContentPart], one_of("a string, or parts of type 'text'")]
 
     @property
     def text(self) -> str:
