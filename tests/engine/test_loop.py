@@ -1,6 +1,7 @@
 """The hand-over between asyncio and the engine's thread: nothing is lost, nothing is held on to."""
 
 import asyncio
+import random
 import threading
 from collections.abc import Coroutine, Iterator
 from dataclasses import replace
@@ -273,5 +274,45 @@ def test_consumer_that_goes_with_its_loop_harms_nobody(
         stream = setting.loop.submit(request("a", [1], max_tokens=3), setting.lease("a"))
         await read_on(stream)
         assert sorted(setting.released) == ["a", "gone"]
+
+    run(work())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_request_ends_once_whatever_its_reader_does_and_whenever_it_stops(seed: int) -> None:
+    setting = Setting(max_queued_requests=8, max_num_seqs=4, num_pages=250)
+    setting.loop.start()
+    source, submitted = random.Random(seed), list[str]()
+
+    async def visit(name: str, steps_before: int, reads: int, how: str) -> None:
+        for _ in range(steps_before):
+            await asyncio.sleep(0)
+        submitted.append(name)
+        wanted = request(name, [len(name)], max_tokens=source.randrange(0, 30))
+        stream = setting.loop.submit(wanted, setting.lease(name))
+        try:
+            for _ in range(reads):
+                await anext(stream)
+            if how == "read on":
+                await read_on(stream)
+        finally:
+            stream.close()
+
+    async def work() -> None:
+        hows = ("read on", "close", "cancel")
+        visits = [
+            (source.randrange(200), source.randrange(20), source.choice(hows)) for _ in range(150)
+        ]
+        tasks = [asyncio.create_task(visit(f"{index}", *plan)) for index, plan in enumerate(visits)]
+        for task, (_, _, how) in zip(tasks, visits, strict=True):
+            if how == "cancel" and source.random() < 0.5:
+                task.cancel()
+            await asyncio.sleep(0)
+        await until(lambda: len(submitted) > 100)
+        await asyncio.to_thread(setting.loop.stop)
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        expected = (type(None), EngineStopped, QueueFull, StopAsyncIteration)
+        assert all(isinstance(end, (*expected, asyncio.CancelledError)) for end in ends)
+        assert sorted(setting.released) == sorted(submitted)
 
     run(work())
