@@ -14,14 +14,17 @@ START_LIMIT_S = 300
 
 
 @contextmanager
-def running_server(publish_dir: Path, log: Path) -> Iterator[str]:
-    """The URL of `python -m server` on a free loopback port, its output in `log`."""
+def running_server(log: Path, *flags: str) -> Iterator[str]:
+    """The URL of `python -m server *flags` on a free loopback port, its output in `log`."""
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
-    flags = ["--host", "127.0.0.1", "--port", str(port), "--publish-dir", str(publish_dir)]
+    address = ["--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "server", *address, *flags]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "server", *flags], stdout=output, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "server", *address, *flags],
+            stdout=output,
+            stderr=subprocess.STDOUT,
         )
         try:
             _wait_until_ready(url, process, log)
@@ -37,7 +40,7 @@ def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -
         while not client.ready():
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the server did not start; its output:\n{log.read_text()}")
-            time.sleep(0.2)
+            time.sleep(0.05)
 
 
 def _free_port() -> int:

@@ -31,7 +31,7 @@ def main() -> None:
     arguments = _arguments()
     with tempfile.TemporaryDirectory() as directory:
         log = Path(directory) / "server.log"
-        with running_server(arguments.publish_dir, log) as url:
+        with running_server(log, "--publish-dir", str(arguments.publish_dir)) as url:
             results = [_compare(url, c, arguments.rounds) for c in arguments.concurrency]
     _show(results)
     print(json.dumps({"cores": os.cpu_count(), "results": results}))
