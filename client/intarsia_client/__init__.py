@@ -37,6 +37,7 @@ from intarsia_client.types import (
     Deleted,
     LayerEffect,
     Model,
+    PartEffect,
     ServerVersion,
 )
 
@@ -69,6 +70,7 @@ __all__ = [
     "LayerEffect",
     "Model",
     "NotFound",
+    "PartEffect",
     "RateLimited",
     "Served",
     "ServerError",

@@ -17,7 +17,15 @@ from intarsia_client.answers import ChunkReader, raise_for_status, transport_err
 from intarsia_client.errors import ConnectionFailed, Unavailable
 from intarsia_client.generation import ChatCompletion, Chunk, Completion
 from intarsia_client.options import AdapterFilter, ChatOptions, CompletionOptions
-from intarsia_client.types import Adapter, AdapterName, Deleted, Json, Model, ServerVersion
+from intarsia_client.types import (
+    Adapter,
+    AdapterEffect,
+    AdapterName,
+    Deleted,
+    Json,
+    Model,
+    ServerVersion,
+)
 from intarsia_client.wire import Call, Messages, Target
 
 T = TypeVar("T")
@@ -85,19 +93,21 @@ class AsyncClient:
         name: str,
         metadata: Json | None = None,
         *,
+        signature: str | None = None,
         dry_run: bool = False,
         on_progress: files.OnProgress | None = None,
     ) -> Adapter:
         """Publishes a `.safetensors`, `.zip` or `.tar.gz` file, or a PEFT directory, as `name`.
 
-        A dry run checks and measures it, and keeps nothing.
+        A server that trusts certain keys wants the `signature` of one of them, in base64, over
+        the adapter's digest. A dry run checks and measures it, and keeps nothing.
         `on_progress` is called with the bytes sent so far and in all.
         """
         with ExitStack() as stack:
             # In a thread, because a directory is packed first.
             source = files.outgoing(Path(path), on_progress)
             file = await asyncio.to_thread(stack.enter_context, source)
-            return await self._send(wire.upload(file, name, metadata, dry_run))
+            return await self._send(wire.upload(file, name, metadata, dry_run, signature))
 
     async def adapters(
         self, *, page_size: int = 100, **wanted: Unpack[AdapterFilter]
@@ -130,6 +140,10 @@ class AsyncClient:
     async def rollback(self, name: str, alias: str) -> AdapterName:
         """Returns an alias to what it stood for before its last move."""
         return await self._send(wire.rollback(name, alias))
+
+    async def stats(self, reference: str) -> AdapterEffect:
+        """What a stored adapter does to the base, layer by layer."""
+        return await self._send(wire.stats(reference))
 
     async def delete(self, reference: str, *, force: bool = False) -> Deleted:
         """Deletes what `reference` names, and says what came free.

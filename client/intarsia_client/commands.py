@@ -5,8 +5,9 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec, TextIO
 
 import click
 from rich.console import Console
@@ -102,23 +103,40 @@ def list_adapters(client: Client, is_json: bool) -> None:
 
 @adapters.command()
 @click.argument("reference", metavar="REF")
+@click.option("--stats", "is_measured", is_flag=True, help="And what it does to the base.")
 @as_json
 @with_client
-def show(client: Client, reference: str, is_json: bool) -> None:
+def show(client: Client, reference: str, is_measured: bool, is_json: bool) -> None:
     """Show one adapter."""
-    _show(client.adapter(reference), is_json)
+    adapter = client.adapter(reference)
+    if is_measured:
+        effect = client.stats(adapter.id)
+        raw = {**adapter.raw, "effect": effect.raw}
+        adapter = replace(adapter, effect=effect, raw=raw)
+    _show(adapter, is_json)
 
 
 @adapters.command()
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 @click.option("--name", required=True)
+@click.option("--signature", type=click.File(), help="File of its signature, in base64.")
 @click.option("--dry-run", is_flag=True, help="Check and measure it; keep nothing.")
 @as_json
 @with_client
-def upload(client: Client, path: Path, name: str, dry_run: bool, is_json: bool) -> None:
+def upload(
+    client: Client,
+    path: Path,
+    name: str,
+    signature: TextIO | None,
+    dry_run: bool,
+    is_json: bool,
+) -> None:
     """Publish a .safetensors, .zip or .tar.gz file, or a PEFT directory."""
+    signed = signature.read().strip() if signature else None
     with _progress_bar() as on_progress:
-        adapter = client.upload(path, name, dry_run=dry_run, on_progress=on_progress)
+        adapter = client.upload(
+            path, name, signature=signed, dry_run=dry_run, on_progress=on_progress
+        )
     _show(adapter, is_json)
 
 

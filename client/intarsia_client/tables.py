@@ -7,7 +7,7 @@ from rich.console import Console, Group
 from rich.filesize import decimal
 from rich.table import Table
 
-from intarsia_client.types import Adapter, AdapterEffect
+from intarsia_client.types import Adapter, AdapterEffect, LayerEffect, PartEffect
 
 
 def console() -> Console:
@@ -40,13 +40,21 @@ def adapter_details(adapter: Adapter) -> Group:
 
 
 def _effect(effect: AdapterEffect) -> Table:
-    table = Table("layer", "kind", "entries", "density", "norm", box=None)
+    is_compared = any(layer.changed for layer in effect.layers)
+    columns = ("layer", "kind", "entries", "density", "norm")
+    table = Table(*columns, *(["in bf16"] if is_compared else []), box=None)
     for layer in effect.layers:
-        numbers = (f"{layer.nnz:,}", f"{layer.density:.3%}", f"{layer.norm:.4g}")
-        table.add_row(layer.layer, layer.kind, *numbers)
+        table.add_row(layer.layer, layer.kind, *_numbers(layer))
+        for part in layer.parts:
+            table.add_row(f"  {part.name}", "", *_numbers(part))
     table.add_section()
     table.add_row("all", "", f"{effect.nnz:,}", f"{effect.density:.3%}", f"{effect.norm:.4g}")
     return table
+
+
+def _numbers(effect: LayerEffect | PartEffect) -> tuple[str, ...]:
+    changed = (f"{effect.changed['bfloat16']:.1%}",) if effect.changed else ()
+    return (f"{effect.nnz:,}", f"{effect.density:.3%}", f"{effect.norm:.4g}", *changed)
 
 
 def _date(created: float) -> str:

@@ -27,19 +27,42 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PartEffect(Answer):
+    """What an adapter does to some rows of a layer, `q_proj` of `qkv_proj`; see LayerEffect."""
+
+    name: str
+    nnz: int
+    density: float
+    norm: float
+    changed: Mapping[str, float] | None
+
+    @classmethod
+    def from_json(cls, raw: Json) -> Self:
+        names = ("name", "nnz", "density", "norm")
+        return cls(**{name: raw[name] for name in names}, changed=raw.get("changed"), raw=raw)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LayerEffect(Answer):
-    """What an adapter does to one layer: entries changed, their share of it, the delta's norm."""
+    """What an adapter does to one layer: entries named, their share of it, the delta's norm.
+
+    `changed` is, by dtype of a base, the share of those entries that rounding leaves changed.
+    """
 
     layer: str
     kind: str
     nnz: int
     density: float
     norm: float
+    changed: Mapping[str, float] | None
+    parts: tuple[PartEffect, ...]
 
     @classmethod
     def from_json(cls, raw: Json) -> Self:
         names = ("layer", "kind", "nnz", "density", "norm")
-        return cls(**{name: raw[name] for name in names}, raw=raw)
+        parts = tuple(map(PartEffect.from_json, raw.get("parts") or ()))
+        values = {name: raw[name] for name in names}
+        return cls(**values, changed=raw.get("changed"), parts=parts, raw=raw)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

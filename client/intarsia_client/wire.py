@@ -18,6 +18,7 @@ from intarsia_client.errors import InvalidArgument
 from intarsia_client.generation import ChatCompletion, Completion
 from intarsia_client.types import (
     Adapter,
+    AdapterEffect,
     AdapterName,
     AdapterPage,
     Deleted,
@@ -101,8 +102,11 @@ def chat(
     return Call("POST", "/v1/chat/completions", _chat_completion, {"json": body})
 
 
-def upload(file: BinaryIO, name: str, metadata: Json | None, dry_run: bool) -> Call[Adapter]:
+def upload(
+    file: BinaryIO, name: str, metadata: Json | None, dry_run: bool, signature: str | None = None
+) -> Call[Adapter]:
     form = {"name": name} | ({} if metadata is None else {"metadata": _json("metadata", metadata)})
+    form |= {} if signature is None else {"signature": signature}
     arguments = {
         "files": {"file": (Path(file.name).name, file)},
         "data": form,
@@ -133,6 +137,11 @@ def change(
 def rollback(name: str, alias: str) -> Call[AdapterName]:
     path = f"{adapter_path(name)}/rollback"
     return Call("POST", path, _adapter_name, {"json": {"alias": alias}})
+
+
+def stats(reference: str) -> Call[AdapterEffect]:
+    path = f"{adapter_path(reference)}/stats"
+    return Call("GET", path, lambda r: AdapterEffect.from_json(r.json()), {})
 
 
 def delete(reference: str, force: bool) -> Call[Deleted]:
