@@ -2,8 +2,9 @@
 
     python -m loadtests.registry_scale [--counts 100 1000 10000] [--base-model DIRECTORY]
 
-Each count has a data directory of its own, filled over HTTP with LoRA adapters of rank 1 on one layer;
-its server is started several times, in turn with one of an empty registry. A cold adapter's first token comes from the file, a warm one's from memory. The last line is JSON.
+Each count has a data directory of its own, filled over HTTP with LoRA adapters of rank 1 on one
+layer; its server is started several times, in turn with one of an empty registry. A cold adapter's
+first token comes from the file, a warm one's from memory. The last line is JSON.
 """
 
 import argparse
@@ -33,6 +34,12 @@ PAGES = 200
 FIRST_TOKENS = 40
 TIMEOUT_S = 120.0
 LISTS: tuple[dict[str, str], ...] = (
+    {},
+    {"kind": "low_rank"},
+    {"tag": "rare"},
+    {"q": "adapter-0007"},
+    {"name": "adapter-000"},
+)
     {},
     {"kind": "low_rank"},
     {"tag": "rare"},

@@ -21,11 +21,7 @@ def running_server(log: Path, *flags: str) -> Iterator[str]:
     address = ["--host", "127.0.0.1", "--port", str(port)]
     command = [sys.executable, "-m", "server", *address, *flags]
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "server", *address, *flags],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:
             _wait_until_ready(url, process, log)
             yield url
