@@ -40,12 +40,6 @@ LISTS: tuple[dict[str, str], ...] = (
     {"q": "adapter-0007"},
     {"name": "adapter-000"},
 )
-    {},
-    {"kind": "low_rank"},
-    {"tag": "rare"},
-    {"q": "adapter-0007"},
-    {"name": "adapter-000"},
-)
 
 
 def main() -> None:
