@@ -5,7 +5,7 @@ import time
 from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session
 
-from adapters_store.errors import AdapterInUse, AdapterNotFound
+from adapters_store.errors import AdapterInUse, AdapterNotFound, InvalidMetadata
 from adapters_store.names import Reference, check_alias, check_name, parse_reference
 from adapters_store.registry import aliases, listing
 from adapters_store.registry.database import Database, lock_name
@@ -19,6 +19,7 @@ from adapters_store.registry.records import (
     Publication,
 )
 from adapters_store.registry.tables import Label, Name, Version
+from adapters_store.signatures import SIGNER_KEY
 
 
 class Registry:
@@ -187,6 +188,8 @@ def _matching(session: Session, wanted: Reference) -> list[Version]:
 
 def _annotate(session: Session, row: Version, change: Change) -> None:
     """Change metadata, and the labels that come from it."""
+    if SIGNER_KEY in change.metadata:
+        raise InvalidMetadata(SIGNER_KEY, "is for the server to say")
     merged = {**row.metadata_, **change.metadata}
     row.metadata_ = {field: value for field, value in merged.items() if value is not None}
     check_metadata(row.metadata_)

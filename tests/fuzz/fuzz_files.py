@@ -7,6 +7,7 @@ By hand, with `pip install '.[fuzz]'`:
 What it finds goes into `corpus/`, which `test_fuzz_corpus.py` replays. `seeds` made the first ones.
 """
 
+import gc
 import io
 import json
 import sys
@@ -16,6 +17,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FunctionType
 
 import torch
 from safetensors.torch import save
@@ -31,6 +33,7 @@ PARTS: Parts = {
     "self_attn.k_proj": ("self_attn.qkv_proj", 24, 8),
     "self_attn.v_proj": ("self_attn.qkv_proj", 32, 16),
 }
+INSTRUMENTED = ("adapters_store", "gzip", "json", "tarfile", "zipfile")  # all of torch takes hours
 Read = Callable[[bytes], bool]
 
 
@@ -118,7 +121,9 @@ def main() -> None:
     """Run atheris with the arguments of the command line."""
     import atheris
 
-    atheris.instrument_all()
+    for function in gc.get_objects():
+        if isinstance(function, FunctionType) and str(function.__module__).startswith(INSTRUMENTED):
+            atheris.instrument_func(function)
     with reader() as is_adapter:
         atheris.Setup(sys.argv, is_adapter)
         atheris.Fuzz()

@@ -9,8 +9,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from store_factories import BASE, LIMITS, random_adapter
 
 from adapters_store import files
-from adapters_store.errors import AdapterRefused, SignatureRefused
+from adapters_store.errors import AdapterRefused, InvalidMetadata, SignatureRefused
 from adapters_store.ingest import AdapterStore
+from adapters_store.registry import Change
 from adapters_store.signatures import SIGNER_KEY, TrustedKeys, key_id, sign
 
 KEY, OTHER = (Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32) for n in (1, 2))
@@ -70,6 +71,13 @@ def test_signature_that_nobody_can_check_is_refused(tmp_path: Path) -> None:
 def test_no_user_names_a_signer(tmp_path: Path, metadata: dict[str, Any]) -> None:
     with pytest.raises(AdapterRefused, match="for the server to say"):
         _store(tmp_path).ingest(_upload(tmp_path), "sql", metadata)
+
+
+def test_no_later_change_names_a_signer(tmp_path: Path) -> None:
+    store = _store(tmp_path)
+    store.ingest(_upload(tmp_path), "sql", {})
+    with pytest.raises(InvalidMetadata, match="for the server to say"):
+        store.registry.change("sql", Change(metadata={SIGNER_KEY: "me"}))
 
 
 def test_no_file_names_a_signer(tmp_path: Path) -> None:
