@@ -1,8 +1,8 @@
-"""The composition root: settings in, application out. The only place that builds things."""
+"""The composition root: settings in, application out. With `storage.py`, where things are built."""
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,10 +13,6 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 import server
-from adapters_store.errors import BlobsUnavailable, RegistryUnavailable, StoreError
-from adapters_store.ingest import AdapterStore
-from adapters_store.signatures import TrustedKeys
-from adapters_store.validation import Limits
 from server.adapters.resident import ResidentAdapters
 from server.api import adapters, aliases, chat, completions, health, models, stats, uploads
 from server.api.failures import show_http_error, show_known, show_unreadable
@@ -33,18 +29,16 @@ from server.metrics import EngineCollector, RequestMetrics, render
 from server.model.checkpoint import Checkpoint, open_checkpoint
 from server.model.demo_base import NAME as DEMO_NAME
 from server.model.demo_base import ensure_demo_base
-from server.model.identity import base_identity
 from server.model.kv_cache import allocate, bytes_per_page
 from server.model.load import load_model
-from server.model.stored_rows import StoredRows
 from server.model.text import TextCodec
 from server.settings import DEMO, Settings, SettingsConflict
+from server.storage import Report, open_store
 
 UPLOAD_ROUTE = "/v1/adapters"
 FORM_OVERHEAD = 1 << 20  # bytes of an upload's form around the file
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-Report = Callable[[str], None]
 logger = logging.getLogger(__name__)
 
 
@@ -83,7 +77,7 @@ def build_services(settings: Settings, report: Report) -> Services:
     dtype = _dtype(settings, device)
     checkpoint = _open_base(settings, report)
     base_name = _base_name(settings, checkpoint)
-    store = _open_store(settings, checkpoint, base_name, report)
+    store = open_store(settings, checkpoint, base_name, report)
     kernels = ReferenceKernels(device)
     residents = ResidentAdapters(store.load, kernels, settings.max_adapter_bytes_device)
     config = _engine_config(settings, checkpoint, dtype)
@@ -127,73 +121,6 @@ def _base_name(settings: Settings, checkpoint: Checkpoint) -> str:
         return DEMO_NAME
     is_path = Path(checkpoint.name).expanduser().is_dir()
     return checkpoint.directory.resolve().name if is_path else checkpoint.name
-
-
-def _open_store(
-    settings: Settings, checkpoint: Checkpoint, base_name: str, report: Report
-) -> AdapterStore:
-    report("reading the base's identity")
-    directory = settings.data_dir / "adapters"
-    directory.mkdir(parents=True, exist_ok=True)
-    identity = base_identity(base_name, checkpoint, settings.data_dir / "base-identity.json")
-    limits = Limits(settings.max_upload_bytes, settings.max_adapter_nnz)
-    try:
-        store = AdapterStore.open(
-            directory,
-            identity,
-            checkpoint.config.split_parts(),
-            limits,
-            registry_url=_registry_url(settings),
-            blob_url=settings.blob_url,
-            cache_bytes=settings.max_blob_cache_bytes,
-            keys=_trusted_keys(settings),
-            base_weights=StoredRows(checkpoint),
-        )
-    except RegistryUnavailable as error:
-        raise SettingsConflict("registry_url", error.url, error.reason) from error
-    except BlobsUnavailable as error:
-        raise SettingsConflict("blob_url", error.url, error.reason) from error
-    _publish_directory(settings, store, report)
-    return store
-
-
-def _registry_url(settings: Settings) -> str | None:
-    return settings.registry_url.get_secret_value() if settings.registry_url else None
-
-
-def _signature_beside(path: Path) -> str | None:
-    """The text of `<path>.sig`, if there is one."""
-    signature = path.with_name(f"{path.name}.sig")
-    return signature.read_text() if signature.is_file() else None
-
-
-def _trusted_keys(settings: Settings) -> TrustedKeys:
-    """The keys in the setting itself, or one to a line of the file that it names."""
-    given = settings.trusted_keys or ""
-    try:
-        texts = Path(given).read_text().split() if Path(given).is_file() else given.split(",")
-        return TrustedKeys.parse(text.strip() for text in texts if text.strip())
-    except (OSError, ValueError) as error:
-        raise SettingsConflict("trusted_keys", given, str(error)) from error
-
-
-def _publish_directory(settings: Settings, store: AdapterStore, report: Report) -> None:
-    """Publish the files of `publish_dir`; one that this base refuses is reported, not served."""
-    if settings.publish_dir is None:
-        return
-    if not settings.publish_dir.is_dir():
-        raise SettingsConflict("publish_dir", settings.publish_dir, "there is no such directory")
-    for path in sorted(settings.publish_dir.glob("*.safetensors")):
-        try:
-            result = store.ingest(path, path.stem, {}, signature=_signature_beside(path))
-        except StoreError as error:
-            logger.warning("%s is not published: %s", path, error)
-        else:
-            report(
-                f"published {result.record.id}"
-                if result.created
-                else f"{result.record.id} is there"
-            )
 
 
 def _engine_config(settings: Settings, checkpoint: Checkpoint, dtype: torch.dtype) -> EngineConfig:

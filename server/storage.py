@@ -1,0 +1,85 @@
+"""The store's part of the composition root: opened as the settings say, `publish_dir` published."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from adapters_store.errors import BlobsUnavailable, RegistryUnavailable, StoreError
+from adapters_store.ingest import AdapterStore
+from adapters_store.signatures import TrustedKeys
+from adapters_store.validation import Limits
+from server.model.checkpoint import Checkpoint
+from server.model.identity import base_identity
+from server.model.stored_rows import StoredRows
+from server.settings import Settings, SettingsConflict
+
+Report = Callable[[str], None]  # hears what start-up is doing
+logger = logging.getLogger(__name__)
+
+
+def open_store(
+    settings: Settings, checkpoint: Checkpoint, base_name: str, report: Report
+) -> AdapterStore:
+    """The store of this base's adapters, `publish_dir` published. Raises SettingsConflict."""
+    report("reading the base's identity")
+    directory = settings.data_dir / "adapters"
+    directory.mkdir(parents=True, exist_ok=True)
+    identity = base_identity(base_name, checkpoint, settings.data_dir / "base-identity.json")
+    limits = Limits(settings.max_upload_bytes, settings.max_adapter_nnz)
+    try:
+        store = AdapterStore.open(
+            directory,
+            identity,
+            checkpoint.config.split_parts(),
+            limits,
+            registry_url=_registry_url(settings),
+            blob_url=settings.blob_url,
+            cache_bytes=settings.max_blob_cache_bytes,
+            keys=_trusted_keys(settings),
+            base_weights=StoredRows(checkpoint),
+        )
+    except RegistryUnavailable as error:
+        raise SettingsConflict("registry_url", error.url, error.reason) from error
+    except BlobsUnavailable as error:
+        raise SettingsConflict("blob_url", error.url, error.reason) from error
+    _publish_directory(settings, store, report)
+    return store
+
+
+def _registry_url(settings: Settings) -> str | None:
+    return settings.registry_url.get_secret_value() if settings.registry_url else None
+
+
+def _signature_beside(path: Path) -> str | None:
+    """The text of `<path>.sig`, if there is one."""
+    signature = path.with_name(f"{path.name}.sig")
+    return signature.read_text() if signature.is_file() else None
+
+
+def _trusted_keys(settings: Settings) -> TrustedKeys:
+    """The keys in the setting itself, or one to a line of the file that it names."""
+    given = settings.trusted_keys or ""
+    try:
+        texts = Path(given).read_text().split() if Path(given).is_file() else given.split(",")
+        return TrustedKeys.parse(text.strip() for text in texts if text.strip())
+    except (OSError, ValueError) as error:
+        raise SettingsConflict("trusted_keys", given, str(error)) from error
+
+
+def _publish_directory(settings: Settings, store: AdapterStore, report: Report) -> None:
+    """Publish the files of `publish_dir`; one that this base refuses is reported, not served."""
+    if settings.publish_dir is None:
+        return
+    if not settings.publish_dir.is_dir():
+        raise SettingsConflict("publish_dir", settings.publish_dir, "there is no such directory")
+    for path in sorted(settings.publish_dir.glob("*.safetensors")):
+        try:
+            result = store.ingest(path, path.stem, {}, signature=_signature_beside(path))
+        except StoreError as error:
+            logger.warning("%s is not published: %s", path, error)
+        else:
+            report(
+                f"published {result.record.id}"
+                if result.created
+                else f"{result.record.id} is there"
+            )
