@@ -74,8 +74,9 @@ def test_departures_under_load_leave_nothing_and_change_nothing(
         return name, answer.json()["choices"][0]["text"]
 
     async def departing(
-        http: httpx.AsyncClient, stream: bool, patience: float, chunks: int
+        http: httpx.AsyncClient, stream: bool, patience: float | None, chunks: int
     ) -> None:
+        """Leaves after `chunks` lines, or in the middle of anything when patience runs out."""
         body = {**BODY, "model": source.choice(NAMES), "stream": stream, "n": source.choice([1, 2])}
         async with asyncio.timeout(patience):
             async with http.stream("POST", "/v1/completions", json=body) as response:
@@ -88,9 +89,12 @@ def test_departures_under_load_leave_nothing_and_change_nothing(
         async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=60) as http:
             events = [
                 departing(
-                    http, source.random() < 0.7, source.uniform(0, 0.8), source.randrange(1, 20)
+                    http,
+                    stream=source.random() < 0.7,
+                    patience=source.uniform(0, 0.8) if index % 2 else None,
+                    chunks=source.randrange(1, 20),
                 )
-                for _ in range(NUM_EVENTS)
+                for index in range(NUM_EVENTS)
             ]
             staying = [steady(http, NAMES[i % len(NAMES)]) for i in range(NUM_STEADY)]
             gone = asyncio.gather(*events, return_exceptions=True)
@@ -102,7 +106,8 @@ def test_departures_under_load_leave_nothing_and_change_nothing(
     assert all(isinstance(end, TimeoutError | StopAsyncIteration | None) for end in gone), gone
     departed = [end for end in gone if not isinstance(end, StopAsyncIteration)]
     assert len(departed) > NUM_EVENTS / 2
-    assert _num_aborted(server) - before > NUM_EVENTS / 4  # the rest left before they were heard
+    # Of the patient half, the streams; how many of the others are heard at all depends on the load.
+    assert _num_aborted(server) - before > NUM_EVENTS / 4
 
 
 def test_a_graceful_stop_lets_streams_end_and_refuses_what_comes_later(tiny_base: Path) -> None:
