@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, settings
 from server.model.demo_base import ensure_demo_base
 
 # How long an example takes says more about the machine than about the code.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("any machine")
 
 DATA_DIR = Path(__file__).parents[1] / "data"  # kept between runs, ignored by git
