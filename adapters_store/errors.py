@@ -10,12 +10,14 @@ StoreError
 ├── NameConflict            the name belongs to something else
 ├── AdapterInUse            aliases point at what would be removed
 ├── NoEarlierTarget         an alias has nothing to be rolled back to
+├── BaseMismatch            adapters that are to be merged change different bases
+├── MergeTooLarge           a merge would cost more than is allowed
 ├── RegistryUnavailable     the registry's database cannot be opened
 ├── BlobCorrupt             stored bytes do not have the digest that names them
 └── BlobsUnavailable        the place where the bytes are stored does not answer
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 MAX_REASONS = 20
 MAX_REASON_CHARS = 400
@@ -102,6 +104,30 @@ class NoEarlierTarget(StoreError):
     def __init__(self, name: str, alias: str) -> None:
         self.name, self.alias = name, alias
         super().__init__(f"{name}@{alias} has no earlier target to return to")
+
+
+class BaseMismatch(StoreError):
+    """The members of a merge change different weights of `layer`.
+
+    `digests` has, by adapter digest, the digest of the weight that it is for.
+    """
+
+    def __init__(self, layer: str, digests: Mapping[str, str]) -> None:
+        self.layer, self.digests = layer, dict(digests)
+        self.field = "adapters"
+        told = ", ".join(f"{adapter} is for {base}" for adapter, base in sorted(digests.items()))
+        super().__init__(f"adapters: made for different bases: at {layer}, {told}")
+
+
+class MergeTooLarge(StoreError):
+    """The merge would take `predicted` of `what` (bytes, seconds), more than `limit`."""
+
+    def __init__(self, what: str, predicted: float, limit: float) -> None:
+        self.what, self.predicted, self.limit = what, predicted, limit
+        super().__init__(
+            f"the merge is predicted to take {predicted:,.6g} {what}, "
+            f"more than the limit of {limit:,.6g}"
+        )
 
 
 class RegistryUnavailable(StoreError):

@@ -7,6 +7,7 @@ RequestError
 ├── BadRequest          a field that cannot be served; `param` names it
 ├── Unauthorized        no key, or not the server's
 ├── ModelNotFound       `model` (or an adapter's id) names nothing that is served
+├── JobNotFound         no job has this id
 ├── UnsupportedMedia    the body's content type is not one that the route reads
 ├── BodyTooLarge        more bytes than the route takes
 ├── ClientGone          the client hung up; nobody reads the answer
@@ -47,6 +48,14 @@ class ModelNotFound(RequestError):
     def __init__(self, reference: str, param: str) -> None:
         self.reference = reference
         super().__init__(f"The model `{reference}` does not exist.", param)
+
+
+class JobNotFound(RequestError):
+    """No job has the id `job`."""
+
+    def __init__(self, job: str) -> None:
+        self.job = job
+        super().__init__(f"The job {shown(job)} does not exist.", "job")
 
 
 class UnsupportedMedia(RequestError):
@@ -98,10 +107,13 @@ TABLE: Mapping[type[Exception], Row] = {
     store.SignatureRefused: Row(403, "permission_error", "signature_refused", "signature"),
     ModelNotFound: Row(404, NOT_FOUND, "model_not_found"),
     store.AdapterNotFound: Row(404, NOT_FOUND, "adapter_not_found"),
+    JobNotFound: Row(404, NOT_FOUND, "job_not_found"),
     store.NameConflict: Row(409, "conflict_error", "name_conflict", "name"),
     store.AdapterInUse: Row(409, "conflict_error", "adapter_in_use"),
     store.NoEarlierTarget: Row(409, "conflict_error", "no_earlier_target", "alias"),
+    store.BaseMismatch: Row(409, "conflict_error", "base_mismatch"),
     BodyTooLarge: Row(413, INVALID, "body_too_large"),
+    store.MergeTooLarge: Row(413, INVALID, "merge_too_large", "adapters"),
     store.AdapterTooLarge: Row(413, INVALID, "adapter_too_large", "file"),
     UnsupportedMedia: Row(415, INVALID, "unsupported_media_type"),
     store.AdapterRefused: Row(422, INVALID, "adapter_refused", "file"),
