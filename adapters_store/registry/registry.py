@@ -149,6 +149,11 @@ class Registry:
             query = select(Version.version).where(Version.digest == digest).limit(1)
             return session.scalar(query) is not None
 
+    @property
+    def database(self) -> Database:
+        """The database itself, for what else a deployment keeps there."""
+        return self._database
+
     def close(self) -> None:
         self._database.close()
 

@@ -129,3 +129,24 @@ class Label(Table):
     value: Mapped[str] = mapped_column(NAME, primary_key=True)
     name: Mapped[str] = mapped_column(NAME, primary_key=True)
     version: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Job(Table):
+    """One job as it stands; what its request and result hold is for its kind to say."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_status_created", "status", "created"),
+        Index("ix_jobs_created", "created"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    status: Mapped[str]
+    progress: Mapped[float] = mapped_column(Double)  # 0 to 1
+    request: Mapped[dict[str, Any]] = mapped_column(JSON)
+    result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    worker: Mapped[str | None]  # who runs it
+    created: Mapped[float] = mapped_column(Double)  # seconds since 1970, UTC
+    updated: Mapped[float] = mapped_column(Double)
