@@ -14,7 +14,9 @@ StoreError
 ├── MergeTooLarge           a merge would cost more than is allowed
 ├── RegistryUnavailable     the registry's database cannot be opened
 ├── BlobCorrupt             stored bytes do not have the digest that names them
-└── BlobsUnavailable        the place where the bytes are stored does not answer
+├── BlobsUnavailable        the place where the bytes are stored does not answer
+├── SourceNotFound          nothing that the operator allows is there to be loaded
+└── SourceUnavailable       an allowed source does not answer, or not as it should
 """
 
 from collections.abc import Mapping, Sequence
@@ -152,3 +154,21 @@ class BlobsUnavailable(StoreError):
     def __init__(self, url: str, reason: str) -> None:
         self.url, self.reason = url, reason
         super().__init__("the adapter files cannot be reached now")
+
+
+class SourceNotFound(StoreError):
+    """`path` is neither in the registry nor inside an allowed source, or nothing is there."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        super().__init__(
+            f"{path[:400]!r} is no adapter in the registry and none inside an allowed source"
+        )
+
+
+class SourceUnavailable(StoreError):
+    """The allowed source at `url` cannot be read now: `reason`; neither is told to clients."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        self.url, self.reason = url, reason
+        super().__init__("the source of this adapter cannot be read now")

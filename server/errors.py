@@ -108,6 +108,7 @@ TABLE: Mapping[type[Exception], Row] = {
     ModelNotFound: Row(404, NOT_FOUND, "model_not_found"),
     store.AdapterNotFound: Row(404, NOT_FOUND, "adapter_not_found"),
     JobNotFound: Row(404, NOT_FOUND, "job_not_found"),
+    store.SourceNotFound: Row(404, NOT_FOUND, "source_not_found", "lora_path"),
     store.NameConflict: Row(409, "conflict_error", "name_conflict", "name"),
     store.AdapterInUse: Row(409, "conflict_error", "adapter_in_use"),
     store.NoEarlierTarget: Row(409, "conflict_error", "no_earlier_target", "alias"),
@@ -125,6 +126,7 @@ TABLE: Mapping[type[Exception], Row] = {
     engine.EngineStopped: Row(503, SERVER, "stopping"),
     store.BlobsUnavailable: Row(503, SERVER, "blobs_unavailable"),
     store.RegistryUnavailable: Row(503, SERVER, "registry_unavailable"),
+    store.SourceUnavailable: Row(503, SERVER, "source_unavailable", "lora_path"),
     NotReady: Row(503, SERVER, "not_ready"),
     AdapterMemoryFull: Row(503, SERVER, "adapter_memory_full"),
 }
