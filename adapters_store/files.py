@@ -8,7 +8,8 @@ same adapter must give the same file.
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,6 +25,17 @@ from adapters_store.validation import Limits
 
 ALIGNMENT = 8
 METADATA_KEYS = ("base", "base_name", "deltas", "digest", "format", "notes")
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """The metadata of a file: an adapter without its tensors."""
+
+    base_name: str
+    digest: str
+    base: Mapping[str, str]
+    notes: Mapping[str, str]
+    deltas: Sequence[DeclaredDelta]
 
 
 def write(adapter: SparseAdapter, path: Path) -> None:
@@ -42,10 +54,10 @@ def num_bytes(adapter: SparseAdapter) -> int:
 def read(path: Path) -> SparseAdapter:
     """The adapter in `path`, its digest verified; AdapterRefused if it is not of this form."""
     metadata, tensors = read_tensors(path)
-    _check_metadata(metadata)
-    adapter = _assemble(metadata, tensors)
-    if adapter.digest != metadata["digest"]:
-        stated = metadata["digest"]
+    declared = read_declared(metadata)
+    adapter = _assemble(declared, tensors)
+    if adapter.digest != declared.digest:
+        stated = declared.digest
         raise AdapterRefused([f"digest: the file says {stated!r}, its content is {adapter.digest}"])
     return adapter
 
@@ -79,6 +91,17 @@ def _stated_bytes(entry: Any) -> int:
         case {"data_offsets": [int(start), int(end)]}:
             return end - start
     return 0
+
+
+def read_declared(metadata: Mapping[str, str]) -> Declared:
+    """What a file of ours announces of itself; AdapterRefused if its metadata is not of the form.
+
+    Nothing of it is verified yet.
+    """
+    _check_metadata(metadata)
+    declared = [parse_header(header) for header in _parse_list("deltas", metadata)]
+    base, notes = _parse_texts("base", metadata), _parse_texts("notes", metadata)
+    return Declared(metadata["base_name"], metadata["digest"], base, notes, declared)
 
 
 def read_tensors(path: Path) -> tuple[Mapping[str, str], Mapping[str, Tensor]]:
@@ -137,17 +160,14 @@ def _check_metadata(metadata: Mapping[str, str]) -> None:
         raise AdapterRefused(reasons)
 
 
-def _assemble(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> SparseAdapter:
-    base = _parse_texts("base", metadata)
-    notes = _parse_texts("notes", metadata)
-    declared = [parse_header(header) for header in _parse_list("deltas", metadata)]
-    _check_tensors(declared, tensors)
-    deltas = tuple(delta.build(tensors) for delta in declared)
-    return SparseAdapter(metadata["base_name"], base, deltas, notes)
+def _assemble(declared: Declared, tensors: Mapping[str, Tensor]) -> SparseAdapter:
+    check_tensors(declared.deltas, tensors)
+    deltas = tuple(delta.build(tensors) for delta in declared.deltas)
+    return SparseAdapter(declared.base_name, declared.base, deltas, declared.notes)
 
 
-def _check_tensors(declared: Sequence[DeclaredDelta], tensors: Mapping[str, Tensor]) -> None:
-    """Every declared tensor is there, once, and no other."""
+def check_tensors(declared: Sequence[DeclaredDelta], tensors: Collection[str]) -> None:
+    """Raise AdapterRefused unless every declared tensor is there, once, and no other."""
     counts = Counter(name for delta in declared for name in delta.tensors.values())
     reasons = [f"{name}: declared {n} times" for name, n in counts.items() if n > 1]
     reasons += [f"{name}: tensor is missing" for name in counts if name not in tensors]
