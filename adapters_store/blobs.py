@@ -5,29 +5,23 @@ store of blobs does, and the one in a local directory. Knows nothing of names an
 """
 
 import os
-import uuid
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
-
-from filelock import FileLock
 
 from adapters_store import files
 from adapters_store.adapter import SparseAdapter
 from adapters_store.errors import AdapterNotFound, AdapterRefused, BlobCorrupt
 from adapters_store.names import check_digest
+from adapters_store.quarantine import Quarantine
+
+ALGORITHM = "sha256"
 
 
 class BlobStore(Protocol):
-    """Adapter files by digest. Every method raises InvalidName for what is no digest."""
+    """Adapter files by digest. Every method raises InvalidName for what is no digest.
 
-    def guard(self) -> AbstractContextManager[None]:
-        """Hold back every other holder, in any process that shares the directory.
-
-        For those who change blobs together with the rows that name them: else one may delete
-        the file that another has just found already there.
-        """
+    Who puts or deletes one that a row may name holds the registry's guard of its digest.
+    """
 
     def put(self, adapter: SparseAdapter) -> int:
         """Store `adapter` unless it is already there whole; bytes of its file.
@@ -45,42 +39,32 @@ class BlobStore(Protocol):
     def delete(self, digest: str) -> int:
         """Remove the adapter; bytes freed, 0 if it was not there."""
 
-    def sweep(self) -> int:
-        """Remove the files of writers that died; how many. Holds the guard."""
-
 
 class LocalBlobs:
-    """Adapter files under `root`, which may be shared with other processes."""
+    """Adapter files under `root`, which may be shared with other processes.
 
-    def __init__(self, root: Path) -> None:
+    `quarantine` is on the same file system.
+    """
+
+    def __init__(self, root: Path, quarantine: Quarantine) -> None:
         self.root = root
-        self._incoming = root / "incoming"
-        self._incoming.mkdir(parents=True, exist_ok=True)
-
-    @contextmanager
-    def guard(self) -> Iterator[None]:
-        with FileLock(self.root / "lock"):
-            yield
+        self._quarantine = quarantine
+        _make_directories(root)
 
     def put(self, adapter: SparseAdapter) -> int:
         path = self.path(adapter.digest)
         if not self._is_whole(adapter.digest):
-            temporary = self._incoming / uuid.uuid4().hex
-            try:
-                files.write(adapter, temporary)
-                self.adopt(temporary, adapter.digest)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with self._quarantine.directory() as directory:
+                file = directory / "blob"
+                files.write(adapter, file)
+                _sync(file)
+                self.adopt(file, adapter.digest)
+            _sync(path.parent)
         return path.stat().st_size
 
     def adopt(self, file: Path, digest: str) -> None:
-        """Make `file`, on the same file system, the blob of `digest`; durable on return."""
-        path = self.path(digest)
-        _sync(file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file.replace(path)
-        for directory in (path.parent, path.parent.parent, self.root):
-            _sync(directory)
+        """Make `file`, on the same file system, the blob of `digest`."""
+        file.replace(self.path(digest))
 
     def path(self, digest: str) -> Path:
         """Where the adapter with this digest is, or would be."""
@@ -108,13 +92,6 @@ class LocalBlobs:
         _sync(path.parent)
         return num_bytes
 
-    def sweep(self) -> int:
-        with self.guard():
-            leftovers = list(self._incoming.iterdir())
-            for path in leftovers:
-                path.unlink()
-        return len(leftovers)
-
     def _is_whole(self, digest: str) -> bool:
         try:
             self.load(digest)
@@ -139,6 +116,14 @@ def read_verified(path: Path, digest: str) -> SparseAdapter:
     if adapter.digest != digest:
         raise BlobCorrupt(digest, adapter.digest)
     return adapter
+
+
+def _make_directories(root: Path) -> None:
+    """Every directory that a blob may be in, durable: later, each blob's own one is synced."""
+    for number in range(256):
+        (root / ALGORITHM / f"{number:02x}").mkdir(parents=True, exist_ok=True)
+    for directory in (root / ALGORITHM, root, root.parent):
+        _sync(directory)
 
 
 def _sync(path: Path) -> None:

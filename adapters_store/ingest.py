@@ -79,7 +79,6 @@ class AdapterStore:
         self._keys = keys
         self._base_weights = base_weights
         self._effect_of_stored = lru_cache(maxsize=EFFECTS_KEPT)(self._measure_stored)
-        blobs.sweep()
         quarantine.sweep()
 
     @classmethod
@@ -168,10 +167,8 @@ class AdapterStore:
 
         AdapterInUse while aliases point there; with `force` those aliases go too.
         """
-        with self._blobs.guard():
-            records = self._registry.delete(reference, force=force)
-            unused = {r.digest for r in records if not self._registry.is_digest_used(r.digest)}
-            freed = sum(self._blobs.delete(digest) for digest in unused)
+        records = self._registry.delete(reference, force=force)
+        freed = sum(self._delete_unused(digest) for digest in {r.digest for r in records})
         return DeleteResult(tuple(records), freed)
 
     def effect(self, digest: str) -> Effect:
@@ -225,9 +222,14 @@ class AdapterStore:
     def _publish(
         self, adapter: SparseAdapter, name: str, metadata: Mapping[str, Any]
     ) -> Publication:
-        with self._blobs.guard():
+        with self._registry.guard(adapter.digest) as guarded:
             num_bytes = self._blobs.put(adapter)
-            return self._registry.publish(_draft(adapter, name, metadata, num_bytes))
+            return guarded.publish(_draft(adapter, name, metadata, num_bytes))
+
+    def _delete_unused(self, digest: str) -> int:
+        """Remove the blob that no version needs any more; bytes freed."""
+        with self._registry.guard(digest) as guarded:
+            return 0 if guarded.is_used() else self._blobs.delete(digest)
 
     def _preview(
         self, adapter: SparseAdapter, name: str, metadata: Mapping[str, Any]

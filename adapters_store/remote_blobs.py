@@ -6,7 +6,7 @@ side, whenever an adapter is loaded. Knows nothing of names and versions.
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,8 +27,8 @@ def open_blobs(
     Blobs that are far away are cached in `directory`, `cache_bytes` of them at most.
     """
     if url is None:
-        return LocalBlobs(directory)
-    blobs = RemoteBlobs(url, LocalBlobs(directory), quarantine, cache_bytes)
+        return LocalBlobs(directory, quarantine)
+    blobs = RemoteBlobs(url, LocalBlobs(directory, quarantine), quarantine, cache_bytes)
     blobs.check()
     return blobs
 
@@ -56,9 +56,6 @@ class RemoteBlobs:
                 self._remote.ls(bucket, detail=False)
         except FileNotFoundError as error:
             raise BlobsUnavailable(self._url, f"there is no {bucket!r}") from error
-
-    def guard(self) -> AbstractContextManager[None]:
-        return self._cache.guard()
 
     def put(self, adapter: SparseAdapter) -> int:
         """Always sent: what lies there under this name need not be whole."""
@@ -97,9 +94,6 @@ class RemoteBlobs:
         except FileNotFoundError:
             return 0
         return num_bytes
-
-    def sweep(self) -> int:
-        return self._cache.sweep()
 
     def _path(self, digest: str) -> str:
         return f"{self._root}/{blob_name(digest)}"

@@ -11,7 +11,7 @@ from adapters_store.registry.records import (
     NameState,
     Publication,
 )
-from adapters_store.registry.registry import Registry
+from adapters_store.registry.registry import Guarded, Registry
 
 __all__ = [
     "ANY",
@@ -19,6 +19,7 @@ __all__ = [
     "AdapterRecord",
     "Change",
     "Filter",
+    "Guarded",
     "NameState",
     "Publication",
     "Registry",

@@ -3,6 +3,11 @@
 Knows the differences between SQLite and PostgreSQL, so that nobody else must.
 """
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from alembic import command
@@ -17,6 +22,9 @@ from adapters_store.errors import RegistryUnavailable
 BUSY_SECONDS = 60.0
 SCHEMA_LOCK = 0x1A7A51A  # any number, the same for all who migrate
 NAME_LOCKS = 0x1A7A51B  # the class of the locks on names
+DIGEST_LOCKS = 0x1A7A51C  # and on digests
+# Connections of one process for guards, and how long to wait for one: a file may be large.
+GUARDS, GUARD_SECONDS = 8, 600.0
 
 
 class Database:
@@ -28,13 +36,34 @@ class Database:
         self._writing = self.engine.execution_options(writes=True)
         self.reads = sessionmaker(self.engine)
         self.writes = sessionmaker(self._writing)
+        self._locks = _lock_directory(self.engine.url)
+        self._guarding = self._writing if self._locks else _guarding(self.engine.url)
+        self._guarded = sessionmaker(self._guarding)
         try:
             self._migrate()
         except (DBAPIError, CommandError) as error:
             self.close()
             raise RegistryUnavailable(self.engine.url.render_as_string(), str(error)) from error
 
+    @contextmanager
+    def guard(self, digest: str) -> Iterator[Session]:
+        """A write transaction that holds back every other guard of `digest`, in any process.
+
+        The lock cannot be lost while the transaction can still be committed: PostgreSQL's belongs
+        to the transaction; SQLite's is a file's, which the system drops with the process. SQLite's
+        other writers wait from the first statement only.
+        """
+        if self._locks:
+            with _held(self._locks / _stripe(digest)), self._guarded.begin() as session:
+                yield session
+            return
+        with self._guarded.begin() as session:
+            lock = func.pg_advisory_xact_lock(DIGEST_LOCKS, func.hashtext(digest))
+            session.execute(select(lock))
+            yield session
+
     def close(self) -> None:
+        self._guarding.dispose()
         self.engine.dispose()
 
     def _migrate(self) -> None:
@@ -58,6 +87,30 @@ def lock_name(session: Session, name: str) -> None:
         session.execute(select(lock))
 
 
+def _lock_directory(url: URL) -> Path | None:
+    """Where the lock files of a SQLite database are: beside it."""
+    if url.get_backend_name() != "sqlite":
+        return None
+    return Path(f"{url.database}-locks")
+
+
+def _stripe(digest: str) -> str:
+    """The lock file of a digest, one of 256."""
+    return digest.partition(":")[2][:2]
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, made if it is not there; wait for it without asking again."""
+    path.parent.mkdir(exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
@@ -70,12 +123,18 @@ def _engine(url: str) -> Engine:
     return _server_engine(parsed)
 
 
-def _server_engine(url: URL) -> Engine:
+def _guarding(url: URL) -> Engine:
+    """Connections apart: those of readers must not wait until somebody's file is written."""
+    return _server_engine(url, pool_size=GUARDS, max_overflow=0, pool_timeout=GUARD_SECONDS)
+
+
+def _server_engine(url: URL, **pool: float) -> Engine:
     shown = url.render_as_string()
     if url.drivername not in ("postgresql", "postgresql+psycopg"):
         raise RegistryUnavailable(shown, "only sqlite and postgresql are known")
     try:
-        return create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+        psycopg = url.set(drivername="postgresql+psycopg")
+        return create_engine(psycopg, pool_pre_ping=True, **pool)
     except ModuleNotFoundError as error:
         reason = f"{error}; install the extra 'postgres'"
         raise RegistryUnavailable(shown, reason) from error

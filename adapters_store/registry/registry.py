@@ -1,6 +1,8 @@
 """The registry: what may be asked of it, each question or change in one transaction."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session
@@ -22,6 +24,28 @@ from adapters_store.registry.tables import Label, Name, Version
 from adapters_store.signatures import SIGNER_KEY
 
 
+class Guarded:
+    """One digest in a transaction that alone may change its rows and its file."""
+
+    def __init__(self, session: Session, digest: str) -> None:
+        self._session, self._digest = session, digest
+
+    def publish(self, draft: AdapterDraft) -> Publication:
+        """As Registry.publish; it stands when the guard ends well."""
+        assert draft.digest == self._digest, "the guard of another digest"
+        _check(draft)
+        lock_name(self._session, draft.name)
+        publication = _publication(self._session, draft)
+        if publication.created:
+            _add(self._session, publication.record)
+        return publication
+
+    def is_used(self) -> bool:
+        """Whether any version of any name points at the digest."""
+        query = select(Version.version).where(Version.digest == self._digest).limit(1)
+        return self._session.scalar(query) is not None
+
+
 class Registry:
     """The adapters of one deployment. Safe for many threads and processes at once."""
 
@@ -35,19 +59,18 @@ class Registry:
 
         Version numbers of a name grow by one and are never used again, even after deletion.
         """
-        _check(draft)
-        with self._writes.begin() as session:
-            lock_name(session, draft.name)
-            publication = _publication(session, draft)
-            if publication.created:
-                version = publication.record.version
-                session.merge(Name(name=draft.name, next_version=version + 1))
-                session.flush()
-                row = Version.of(publication.record)
-                session.add(row)
-                session.flush()
-                session.add_all(row.labels)
-            return publication
+        with self.guard(draft.digest) as guarded:
+            return guarded.publish(draft)
+
+    @contextmanager
+    def guard(self, digest: str) -> Iterator[Guarded]:
+        """Hold back every other holder of `digest`, in any process that shares the database.
+
+        For those who change a file together with the rows that name it: else one may delete the
+        file that another has just found already there. Waits; to be held by nobody who holds one.
+        """
+        with self._database.guard(digest) as session:
+            yield Guarded(session, digest)
 
     def preview(self, draft: AdapterDraft) -> Publication:
         """What `publish` would answer now, without publishing."""
@@ -143,12 +166,6 @@ class Registry:
                 session.delete(row)
             return records
 
-    def is_digest_used(self, digest: str) -> bool:
-        """Whether any version of any name points at `digest`."""
-        with self._reads.begin() as session:
-            query = select(Version.version).where(Version.digest == digest).limit(1)
-            return session.scalar(query) is not None
-
     @property
     def database(self) -> Database:
         """The database itself, for what else a deployment keeps there."""
@@ -172,6 +189,15 @@ def _publication(session: Session, draft: AdapterDraft) -> Publication:
     version = known.next_version if known else 1
     record = AdapterRecord(**vars(draft), version=version, created=time.time())
     return Publication(record, created=True)
+
+
+def _add(session: Session, record: AdapterRecord) -> None:
+    session.merge(Name(name=record.name, next_version=record.version + 1))
+    session.flush()
+    row = Version.of(record)
+    session.add(row)
+    session.flush()
+    session.add_all(row.labels)
 
 
 def _matching(session: Session, wanted: Reference) -> list[Version]:

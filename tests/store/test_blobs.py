@@ -32,7 +32,7 @@ class Place:
     def open(self, replica: str = "a", cache_bytes: int = CACHE_BYTES) -> BlobStore:
         """The store as a process with a data directory of its own sees it, unless it is local."""
         if self.bucket is None:
-            return LocalBlobs(self.directory)
+            return LocalBlobs(self.directory, Quarantine(self.directory / "quarantine"))
         directory = self.directory / replica
         url = f"s3://{self.bucket}/some/prefix"
         return open_blobs(url, directory, Quarantine(directory / "quarantine"), cache_bytes)
@@ -57,8 +57,7 @@ class Place:
 
     def leftovers(self) -> list[Path]:
         """Files of writers, finished or not."""
-        folders = [*self.directory.rglob("incoming"), *self.directory.rglob("quarantine")]
-        return [path for folder in folders for path in folder.iterdir()]
+        return [path for folder in self.directory.rglob("quarantine") for path in folder.iterdir()]
 
     @property
     def _s3(self) -> Any:
@@ -98,7 +97,7 @@ def blobs(place: Place) -> BlobStore:
 
 @pytest.fixture
 def local(tmp_path: Path) -> LocalBlobs:
-    return LocalBlobs(tmp_path / "blobs")
+    return LocalBlobs(tmp_path / "blobs", Quarantine(tmp_path / "quarantine"))
 
 
 def test_stored_adapter_loads_with_its_digest(blobs: BlobStore, place: Place) -> None:
@@ -172,14 +171,6 @@ def test_many_writers_of_one_adapter_agree(blobs: BlobStore, place: Place) -> No
     assert place.leftovers() == []
 
 
-def test_sweep_removes_what_dead_writers_left(local: LocalBlobs) -> None:
-    adapter = random_adapter()
-    local.put(adapter)
-    (local.root / "incoming" / "left").write_bytes(b"half")
-    assert (local.sweep(), local.sweep()) == (1, 0)
-    assert local.load(adapter.digest).digest == adapter.digest
-
-
 def test_storing_again_keeps_the_local_file(local: LocalBlobs) -> None:
     local.put(random_adapter())
     path = local.path(random_adapter().digest)
@@ -195,7 +186,8 @@ def test_failed_write_leaves_nothing(local: LocalBlobs, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="no space left"):
         local.put(random_adapter())
-    assert [path.name for path in local.root.rglob("*") if path.is_file()] == []
+    everything = local.root.parent.rglob("*")
+    assert [path.name for path in everything if path.is_file()] == []
 
 
 def test_file_is_on_disk_before_it_has_its_name(
@@ -216,7 +208,25 @@ def test_file_is_on_disk_before_it_has_its_name(
     monkeypatch.setattr(os, "fsync", logged_sync)
     monkeypatch.setattr(Path, "replace", logged_replace)
     local.put(random_adapter())
-    assert events == ["file", "rename", "directory", "directory", "directory"]
+    assert events == ["file", "rename", "directory"]
+
+
+def test_directories_of_blobs_are_on_disk_before_any_blob(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a blob's own directory is all that must be synced with it."""
+    synced: list[str] = []
+    sync = os.fsync
+
+    def logged_sync(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", logged_sync)
+    local = LocalBlobs(tmp_path / "blobs", Quarantine(tmp_path / "quarantine"))
+    places = {local.path(f"sha256:{number:02x}{62 * '0'}").parent for number in range(256)}
+    assert all(place.is_dir() for place in places)
+    assert {str(tmp_path), *(str(place.parent) for place in places)} < set(synced)
 
 
 def test_another_replica_sees_what_one_stored_and_deleted(remote: Place) -> None:

@@ -98,7 +98,7 @@ def test_killed_upload_loses_nothing_acknowledged_and_lists_nothing_half(
         record = store.resolve(name)
         assert record.version == 1
         assert store.load(record.digest).digest == random_adapter(int(name[-1])).digest
-    assert not list((directory / "store" / "blobs" / "incoming").iterdir())
+    assert not list((directory / "store" / "quarantine").iterdir())
     for number in (0, 1):
         store.ingest(killed / f"upload-{number}", f"adapter-{number}", {})
     assert _listed(store) == ["adapter-0", "adapter-1"]

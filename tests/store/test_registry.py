@@ -88,9 +88,11 @@ def test_digest_is_used_while_any_version_has_it(registry: Registry) -> None:
     registry.publish(draft("a"))
     registry.publish(draft("b"))
     registry.delete("a")
-    assert registry.is_digest_used(digest(1))
+    with registry.guard(digest(1)) as guarded:
+        assert guarded.is_used()
     registry.delete("b")
-    assert not registry.is_digest_used(digest(1))
+    with registry.guard(digest(1)) as guarded:
+        assert not guarded.is_used()
 
 
 def test_preview_answers_what_publishing_would_and_writes_nothing(registry: Registry) -> None:
