@@ -1,0 +1,107 @@
+"""The one thread that does jobs: quiet beside the engine, and able to stop between two steps.
+
+Knows the kinds of jobs by a table of handlers. A job that a stopped or killed server leaves behind
+is done again from its beginning, so handlers must be idempotent.
+"""
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from sqlalchemy.exc import DBAPIError
+
+from server.errors import error_body
+from server.jobs.store import JobRecord, JobStore
+
+NICENESS = 15  # of 19: the engine's threads come first
+POLL_S = 5.0  # how soon a job is seen that another replica has taken in
+
+Advance = Callable[[float], None]  # told the share done, 0 to 1; raises Interrupted
+Handler = Callable[[Mapping[str, Any], Advance], Mapping[str, Any]]  # request -> result
+
+logger = logging.getLogger(__name__)
+
+
+class Interrupted(Exception):
+    """Raised by `Advance` in a handler, which lets it through: the job was cancelled, or the
+    server stops."""
+
+
+class JobWorker:
+    """Owns the thread. Everything public may be called from any other thread.
+
+    `name` is the same after a restart and another for every replica: a starting worker takes back
+    what it was running when it died.
+    """
+
+    def __init__(self, jobs: JobStore, handlers: Mapping[str, Handler], name: str) -> None:
+        self._jobs, self._handlers, self._name = jobs, handlers, name
+        self._wake = threading.Event()
+        self._is_stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
+
+    def start(self) -> None:
+        requeued = self._jobs.requeue_of(self._name)
+        if requeued:
+            logger.info("%d jobs are begun again", requeued)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after the step in work; its job is queued again."""
+        self._is_stopping.set()
+        self._wake.set()
+        self._thread.join()
+
+    def submit(self, kind: str, request: Mapping[str, Any]) -> JobRecord:
+        """Queue a job of a kind that has a handler; its request is JSON."""
+        assert kind in self._handlers, kind
+        job = self._jobs.add(kind, request)
+        self._wake.set()
+        return job
+
+    def _run(self) -> None:
+        _become_quiet()
+        while not self._is_stopping.is_set():
+            self._wake.clear()  # before the look, so that what comes after it is seen
+            try:
+                job = self._jobs.claim(self._handlers.keys(), self._name)
+                if job is not None:
+                    self._do(job)
+                    continue
+            except DBAPIError:
+                logger.exception("the registry's database does not answer; jobs wait")
+            self._wake.wait(POLL_S)
+
+    def _do(self, job: JobRecord) -> None:
+        try:
+            result = self._handlers[job.kind](job.request, lambda share: self._advance(job, share))
+        except Interrupted:
+            self._jobs.requeue(job.id)
+        except DBAPIError:
+            self._jobs.requeue(job.id)
+            raise
+        except Exception as error:
+            logger.info("job %s failed: %s", job.id, error, exc_info=error)
+            self._jobs.fail(job.id, error_body(error)["error"])
+        else:
+            self._jobs.succeed(job.id, result)
+
+    def _advance(self, job: JobRecord, share: float) -> None:
+        if self._is_stopping.is_set() or not self._jobs.advance(job.id, share):
+            raise Interrupted(job.id)
+
+
+def _become_quiet() -> None:
+    """Give this thread a low priority and one core of torch's."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+    others = torch.get_num_threads()
+    torch.set_num_threads(1)
+    # That also set what threads start with that have not used torch yet; this sets it back.
+    restore = threading.Thread(target=torch.set_num_threads, args=(others,))
+    restore.start()
+    restore.join()
