@@ -1,8 +1,8 @@
 """What the registry answers, as values. Knows nothing of SQL."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
 Targets = Mapping[int, float]  # version -> its share; shares add up to 1
 
@@ -31,6 +31,20 @@ class AdapterRecord(AdapterDraft):
     @property
     def id(self) -> str:
         return f"{self.name}@{self.version}"
+
+    def under(self, name: str) -> AdapterDraft:
+        """The same content, before it has a version of `name`."""
+        known = {each.name: getattr(self, each.name) for each in fields(AdapterDraft)}
+        return AdapterDraft(**{**known, "name": name})
+
+
+class Latest(NamedTuple):
+    """The newest version of a name, as far as a list of ten thousand needs it."""
+
+    name: str
+    version: int
+    digest: str
+    created: float  # seconds since 1970, UTC
 
 
 @dataclass(frozen=True, slots=True)

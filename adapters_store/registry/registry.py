@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session
 
 from adapters_store.errors import AdapterInUse, AdapterNotFound, InvalidMetadata
-from adapters_store.names import Reference, check_alias, check_name, parse_reference
+from adapters_store.names import Reference, check_alias, check_digest, check_name, parse_reference
 from adapters_store.registry import aliases, listing
 from adapters_store.registry.database import Database, lock_name
 from adapters_store.registry.labels import check_metadata, search_text
@@ -17,6 +17,7 @@ from adapters_store.registry.records import (
     AdapterDraft,
     AdapterRecord,
     Change,
+    Latest,
     NameState,
     Publication,
 )
@@ -105,10 +106,24 @@ class Registry:
         records = found[:limit]
         return records, records[-1].id if len(found) > limit else None
 
-    def latest(self) -> list[AdapterRecord]:
+    def latest(self) -> list[Latest]:
         """The latest version of every name, by name."""
         with self._reads.begin() as session:
-            return [row.record for row in listing.latest(session)]
+            return listing.latest(session)
+
+    def names(self) -> list[str]:
+        """Every name that has a version, by the age of its oldest one: the newest name is last."""
+        with self._reads.begin() as session:
+            return listing.names(session)
+
+    def holder(self, digest: str) -> AdapterRecord:
+        """Some version with this content; else AdapterNotFound."""
+        check_digest(digest)
+        with self._reads.begin() as session:
+            row = session.scalar(select(Version).where(Version.digest == digest).limit(1))
+            if row is None:
+                raise AdapterNotFound(digest)
+            return row.record
 
     def state(self, name: str) -> NameState:
         """All that belongs to a name; AdapterNotFound if it has no version."""

@@ -10,7 +10,8 @@ from starlette.responses import JSONResponse
 from adapters_store.names import parse_reference
 from adapters_store.registry import Change, NameState
 from server.api.adapters import aliases_json, record_json
-from server.api.schemas import MAX_WEIGHT, one_of
+from server.api.members import MAX_WEIGHT
+from server.api.schemas import one_of
 from server.api.services import ServicesDep, require_json
 from server.errors import BadRequest
 

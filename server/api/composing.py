@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 
 from fastapi import Request
+from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from adapters_store.errors import AdapterNotFound, InvalidName
 from adapters_store.ingest import AdapterStore
 from server.adapters.composition import BASE, Composition
+from server.api.dialects import Asked, translate
+from server.api.members import Merge
 from server.api.schemas import GenerationBody
-from server.errors import BadRequest, ModelNotFound
+from server.errors import BadRequest, ModelNotFound, shown
 
 MODE = "batched"
 
@@ -44,38 +47,42 @@ async def resolve(body: GenerationBody, base_name: str, store: AdapterStore, key
 
     From here on the request knows digests only: an alias that moves does not move it.
     """
-    names_base = body.model is None or body.model == base_name
-    if body.adapters is None:
-        if body.merge is not None:
-            raise BadRequest("merge needs the field 'adapters'", "merge")
-        if names_base:
-            return Served(base_name, BASE)
-        return await _resolve_members([(str(body.model), 1.0)], "model", store, key)
-    if not names_base:
-        raise BadRequest("name the base in 'model' when 'adapters' is given, or neither", "model")
-    if len(body.adapters) > 1 and body.merge is None:
+    asked = await run_in_threadpool(translate, body, base_name, store.registry.names)
+    if not asked.members:
+        return Served(base_name, BASE)
+    _check_merge(asked)
+    return await _resolve_members(asked, store, key)
+
+
+def _check_merge(asked: Asked) -> None:
+    """Raise BadRequest unless the members can be merged as asked."""
+    if asked.merge is None:
+        if len(asked.members) > 1:
+            raise BadRequest(
+                "several adapters need a merge method; this server has "
+                '{"method": "linear"}, the exact weighted sum',
+                "merge",
+            )
+        return
+    try:
+        Merge.model_validate(dict(asked.merge))
+    except ValidationError as error:
+        method, reason = shown(asked.merge["method"]), error.errors()[0]["msg"]
         raise BadRequest(
-            "several adapters need a merge method; this server has "
-            '{"method": "linear"}, the exact weighted sum',
-            "merge",
-        )
-    weighted = [(member.id, member.weight) for member in body.adapters]
-    return await _resolve_members(weighted, "adapters.{index}.id", store, key)
+            f"{asked.merge_param}: {method} is not served: {reason}", asked.merge_param
+        ) from error
 
 
-async def _resolve_members(
-    weighted: list[tuple[str, float]], param: str, store: AdapterStore, key: str
-) -> Served:
-    """`param` is the field that names the member `{index}`."""
+async def _resolve_members(asked: Asked, store: AdapterStore, key: str) -> Served:
+    weights = [weight for _, weight in asked.members]
     records = await run_in_threadpool(
         lambda: [
-            _find(store, reference, param.format(index=index), key)
-            for index, (reference, _) in enumerate(weighted)
+            _find(store, reference, asked.param.format(index=index), key)
+            for index, (reference, _) in enumerate(asked.members)
         ]
     )
     members = tuple(
-        (name, digest, weight)
-        for (name, digest), (_, weight) in zip(records, weighted, strict=True)
+        (name, digest, weight) for (name, digest), weight in zip(records, weights, strict=True)
     )
     composition = Composition.linear((digest, weight) for _, digest, weight in members)
     model = "+".join(_weighted(name, weight) for name, _, weight in members)

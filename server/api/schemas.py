@@ -1,4 +1,4 @@
-"""Request bodies as they come over the wire: OpenAI's, with vLLM's and our own fields.
+"""Request bodies as they come over the wire: OpenAI's, with vLLM's, our own and others' fields.
 
 Strict types. Unknown fields are allowed, as in vLLM, and named in a response header; fields that
 would change the answer but are not served are refused, and so is anything that looks like a
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidato
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidatorFunctionWrapHandler
 
+from server.api.members import MAX_MEMBERS, AdapterWeight, LoraScale, Merge, MergedAdapters
 from server.engine.errors import InvalidParameter
 from server.engine.sampling_params import SamplingParams
 from server.errors import BadRequest, shown
@@ -27,7 +28,6 @@ NOT_SERVED = frozenset(
 )
 EMPTY: tuple[Any, ...] = (None, False, [], {}, "")  # as good as absent
 
-MAX_WEIGHT = 1e6
 MAX_BIAS = 100.0
 MAX_TOP_K = 2**31 - 1
 MIN_SEED, MAX_SEED = -(2**63), 2**64 - 1
@@ -57,23 +57,6 @@ Stop = Annotated[str | list[str] | None, one_of("a string or a list of strings")
 AdapterStart = Annotated[int | Literal["last_turn"], one_of("a token index or 'last_turn'")]
 
 
-class AdapterWeight(BaseModel):
-    """One member of a composition."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    id: str
-    weight: float = Field(1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT)
-
-
-class Merge(BaseModel):
-    """How members become one change. Linear: the weighted sum, exact, without merging."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    method: Literal["linear"]
-
-
 class StreamOptions(BaseModel):
     """OpenAI's, and vLLM's usage on every chunk."""
 
@@ -89,8 +72,12 @@ class GenerationBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     model: str | None = None
-    adapters: list[AdapterWeight] | None = Field(None, min_length=1, max_length=64)
+    adapters: list[AdapterWeight] | None = Field(None, min_length=1, max_length=MAX_MEMBERS)
     merge: Merge | None = None
+    adapter_id: str | None = None  # this, its source and the next are LoRAX's
+    adapter_source: str | None = None
+    merged_adapters: MergedAdapters | None = None
+    lora: list[LoraScale] | None = Field(None, max_length=MAX_MEMBERS)  # llama.cpp's
     adapter_from: AdapterStart = 0
 
     n: int = Field(1, ge=1, le=64)
