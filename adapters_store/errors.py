@@ -5,6 +5,7 @@ StoreError
 │   └── AdapterTooLarge     a byte or entry limit was exceeded
 ├── InvalidName             a name or reference that does not follow the grammar
 ├── AdapterNotFound         no such name, version or digest
+├── InvalidMerge            a merge's method, parameter or members cannot be served
 ├── InvalidMetadata         a known field of the metadata does not have its form
 ├── SignatureRefused        an adapter is not signed by a key that this server trusts
 ├── NameConflict            the name belongs to something else
@@ -19,6 +20,7 @@ StoreError
 └── SourceUnavailable       an allowed source does not answer, or not as it should
 """
 
+import reprlib
 from collections.abc import Mapping, Sequence
 
 MAX_REASONS = 20
@@ -90,6 +92,14 @@ class InvalidMetadata(StoreError):
     def __init__(self, name: str, reason: str) -> None:
         self.field, self.reason = f"metadata.{name}", reason
         super().__init__(f"{self.field}: {reason}")
+
+
+class InvalidMerge(StoreError):
+    """The merge's `field` holds `value`, which does not do: `reason`."""
+
+    def __init__(self, field: str, value: object, reason: str) -> None:
+        self.field, self.value, self.reason = field, value, reason
+        super().__init__(f"{field} {reprlib.repr(value)}: {reason}")
 
 
 class AdapterInUse(StoreError):

@@ -103,6 +103,7 @@ TABLE: Mapping[type[Exception], Row] = {
     BadRequest: Row(400, INVALID, "bad_request"),
     engine.InvalidParameter: Row(400, INVALID, "invalid_parameter"),
     store.InvalidName: Row(400, INVALID, "invalid_name"),
+    store.InvalidMerge: Row(400, INVALID, "invalid_merge"),
     Unauthorized: Row(401, "authentication_error", "invalid_api_key"),
     store.SignatureRefused: Row(403, "permission_error", "signature_refused", "signature"),
     ModelNotFound: Row(404, NOT_FOUND, "model_not_found"),
