@@ -8,6 +8,7 @@ from adapters_store.registry.records import (
     AdapterDraft,
     AdapterRecord,
     Change,
+    Latest,
     NameState,
     Publication,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "Change",
     "Filter",
     "Guarded",
+    "Latest",
     "NameState",
     "Publication",
     "Registry",

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from adapters_store.errors import InvalidMetadata
+from adapters_store.signatures import SIGNER_KEY
 
 PIECE = 3  # characters
 MAX_LABEL = 200  # characters of a task, a tag, a base's name
@@ -23,6 +24,9 @@ KINDS_OF_VALUE: Mapping[str, tuple[type, ...]] = {
     "lineage": (dict, str),
 }
 LIMITS = {"task": MAX_LABEL, "licence": MAX_LABEL, "tags": MAX_TAGS, "description": MAX_DESCRIPTION}
+
+RECIPE_KEY = "recipe"  # the digest of the recipe by which this server merged a version
+SERVER_KEYS = frozenset({RECIPE_KEY, SIGNER_KEY})  # nobody but this server writes these
 
 Label = tuple[str, str]  # (key, value)
 

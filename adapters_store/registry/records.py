@@ -64,6 +64,13 @@ class NameState:
     versions: tuple[AdapterRecord, ...]
     aliases: Mapping[str, Targets]
 
+    @property
+    def standing(self) -> frozenset[str]:
+        """Digests that the name stands for without a number: the latest, and those of aliases."""
+        numbers = {number for targets in self.aliases.values() for number in targets}
+        latest = self.versions[-1].version
+        return frozenset(v.digest for v in self.versions if v.version in numbers | {latest})
+
 
 @dataclass(frozen=True, slots=True)
 class Change:

@@ -11,7 +11,7 @@ from adapters_store.errors import AdapterInUse, AdapterNotFound, InvalidMetadata
 from adapters_store.names import Reference, check_alias, check_digest, check_name, parse_reference
 from adapters_store.registry import aliases, listing
 from adapters_store.registry.database import Database, lock_name
-from adapters_store.registry.labels import check_metadata, search_text
+from adapters_store.registry.labels import SERVER_KEYS, check_metadata, search_text
 from adapters_store.registry.listing import ANY, Filter
 from adapters_store.registry.records import (
     AdapterDraft,
@@ -22,7 +22,6 @@ from adapters_store.registry.records import (
     Publication,
 )
 from adapters_store.registry.tables import Label, Name, Version
-from adapters_store.signatures import SIGNER_KEY
 
 
 class Guarded:
@@ -131,6 +130,20 @@ class Registry:
         with self._reads.begin() as session:
             return _state(session, name)
 
+    def pinned_names(self) -> list[str]:
+        """Names that are to stay on the device, where they have a version."""
+        with self._reads.begin() as session:
+            query = select(Name.name).where(Name.pinned, Name.versions.any()).order_by(Name.name)
+            return list(session.scalars(query))
+
+    def pinned_digests(self, name: str) -> frozenset[str]:
+        """What of a name is to stay on the device: nothing unless it is pinned."""
+        try:
+            state = self.state(name)
+        except AdapterNotFound:
+            return frozenset()
+        return state.standing if state.pinned else frozenset()
+
     def change(self, reference: str, change: Change) -> NameState:
         """Make every part of `change`, or none of it.
 
@@ -234,8 +247,8 @@ def _matching(session: Session, wanted: Reference) -> list[Version]:
 
 def _annotate(session: Session, row: Version, change: Change) -> None:
     """Change metadata, and the labels that come from it."""
-    if SIGNER_KEY in change.metadata:
-        raise InvalidMetadata(SIGNER_KEY, "is for the server to say")
+    for key in sorted(SERVER_KEYS & change.metadata.keys()):
+        raise InvalidMetadata(key, "is for the server to say")
     merged = {**row.metadata_, **change.metadata}
     row.metadata_ = {field: value for field, value in merged.items() if value is not None}
     check_metadata(row.metadata_)
