@@ -1,4 +1,4 @@
-"""What is kept between merges: values by key, the longest unused dropped first. Safe for threads."""
+"""What is kept between merges: values by key, the longest unused dropped first. Thread-safe."""
 
 from collections import OrderedDict
 from collections.abc import Callable

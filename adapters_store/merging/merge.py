@@ -115,7 +115,12 @@ class _Work:
         inputs = [LayerInput(m.digest, m.weight, deltas[m.digest]) for m in self.recipe.members]
         recipe = self.recipe
         return rule(
-            recipe.method, recipe.parameters, inputs, layer=layer, shape=shape, seed=recipe.seed or 0
+            recipe.method,
+            recipe.parameters,
+            inputs,
+            layer=layer,
+            shape=shape,
+            seed=recipe.seed or 0,
         )
 
     def _key(self, layer: str) -> str:
