@@ -1,0 +1,1 @@
+"""What is counted where adapters meet, before anything is merged."""
