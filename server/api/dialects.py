@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from server.api.members import AdapterWeight, LoraScale, MergedAdapters
+from server.api.members import AdapterWeight, LoraScale, Merge, MergedAdapters
 from server.api.schemas import GenerationBody
 from server.errors import BadRequest, ModelNotFound, shown
 
@@ -49,7 +49,7 @@ def translate(body: GenerationBody, base_name: str, positions: Positions) -> Ask
             f"name the base in 'model' when '{given[0]}' is given, or neither", "model"
         )
     if body.adapters is not None:
-        return _own(body.adapters, body.merge and body.merge.model_dump(exclude_none=True))
+        return _own(body.adapters, body.merge)
     if body.merged_adapters is not None:
         return _merged(body.merged_adapters)
     if body.lora is not None:
@@ -80,9 +80,10 @@ def _check_source(body: GenerationBody) -> None:
         )
 
 
-def _own(adapters: Sequence[AdapterWeight], merge: Mapping[str, Any] | None) -> Asked:
+def _own(adapters: Sequence[AdapterWeight], merge: Merge | None) -> Asked:
     members = tuple((member.id, member.weight) for member in adapters)
-    return Asked(members, "adapters.{index}.id", merge)
+    fields = None if merge is None else merge.model_dump(exclude_none=True)
+    return Asked(members, "adapters.{index}.id", fields)
 
 
 def _merged(merged: MergedAdapters) -> Asked:
