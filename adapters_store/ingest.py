@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,10 +15,11 @@ from adapters_store import files
 from adapters_store.adapter import BaseIdentity, SparseAdapter
 from adapters_store.blobs import BlobStore
 from adapters_store.effect import BaseWeights, Effect, effect_of
-from adapters_store.errors import AdapterRefused, AdapterTooLarge, NameConflict
+from adapters_store.errors import AdapterRefused, AdapterTooLarge, BlobCorrupt, NameConflict
 from adapters_store.importers.archive import TENSORS, sniff, unpack
 from adapters_store.importers.peft import read_peft
 from adapters_store.importers.peft_source import Parts
+from adapters_store.merging.reader import Digests, FileReader
 from adapters_store.names import check_name
 from adapters_store.quarantine import Quarantine
 from adapters_store.registry import (
@@ -30,12 +30,15 @@ from adapters_store.registry import (
     Publication,
     Registry,
 )
+from adapters_store.registry.labels import SERVER_KEYS
 from adapters_store.remote_blobs import open_blobs
 from adapters_store.signatures import SIGNER_KEY, TrustedKeys
+from adapters_store.single_flight import SingleFlight
 from adapters_store.validation import Limits, check
 
 CACHE_BYTES = 10 << 30  # of blobs that are kept elsewhere
 EFFECTS_KEPT = 256  # reports, a few KiB each
+NO_FACTS: Mapping[str, str] = {}
 TRUST_NOBODY = TrustedKeys({})
 
 
@@ -50,9 +53,10 @@ class IngestResult:
 
 @dataclass(frozen=True, slots=True)
 class DeleteResult:
-    """The versions removed, and the bytes that no version needed any more."""
+    """The versions removed, those of them whose content no other version has, their bytes."""
 
     records: tuple[AdapterRecord, ...]
+    unused: tuple[AdapterRecord, ...]  # one for each digest
     bytes_freed: int
 
 
@@ -78,7 +82,7 @@ class AdapterStore:
         self._limits = limits
         self._keys = keys
         self._base_weights = base_weights
-        self._effect_of_stored = lru_cache(maxsize=EFFECTS_KEPT)(self._measure_stored)
+        self._effect_of_stored = SingleFlight(self._measure_stored, EFFECTS_KEPT)
         quarantine.sweep()
 
     @classmethod
@@ -116,6 +120,11 @@ class AdapterStore:
         return self._quarantine.directory()
 
     @property
+    def base(self) -> BaseIdentity:
+        """The base that every adapter to be published must fit."""
+        return self._base
+
+    @property
     def registry(self) -> Registry:
         """Names, versions and aliases, to ask and to change."""
         return self._registry
@@ -135,7 +144,7 @@ class AdapterStore:
         nothing is written, and the record is the one that publishing would make now. Raises
         InvalidName, NameConflict, AdapterTooLarge, AdapterRefused, SignatureRefused.
         """
-        self._check_request(name, metadata)
+        self.check_request(name, metadata)
         adapter = self._read(path)
         _check_reserved("notes", adapter.notes)
         signer = self._keys.signer(adapter.digest, signature)
@@ -144,6 +153,25 @@ class AdapterStore:
         effect = effect_of(adapter, self._parts, self._base_weights)
         publish = self._preview if dry_run else self._publish
         publication = publish(adapter, name, metadata)
+        return IngestResult(publication.record, effect, publication.created)
+
+    def publish(
+        self,
+        adapter: SparseAdapter,
+        name: str,
+        metadata: Mapping[str, Any],
+        *,
+        facts: Mapping[str, str] = NO_FACTS,
+    ) -> IngestResult:
+        """Publish what this server has made as the next version of `name`, as `ingest` does.
+
+        `facts` go into the record's metadata under keys that nobody else may write.
+        """
+        self.check_request(name, metadata)
+        assert facts.keys() <= SERVER_KEYS, facts
+        check(adapter, self._base, self._limits)
+        effect = effect_of(adapter, self._parts, self._base_weights)
+        publication = self._publish(adapter, name, {**metadata, **facts})
         return IngestResult(publication.record, effect, publication.created)
 
     def resolve(self, reference: str, key: str | None = None) -> AdapterRecord:
@@ -155,6 +183,19 @@ class AdapterStore:
         adapter = self._blobs.load(digest)
         check(adapter, self._base, self._limits)
         return adapter
+
+    def open_reader(self, digest: str, known: Digests | None = None) -> FileReader:
+        """The adapter, to be read layer by layer and closed; AdapterNotFound, BlobCorrupt."""
+        file = self._blobs.open(digest)
+        try:
+            reader = FileReader(file, known)
+        except AdapterRefused as error:
+            file.close()
+            raise BlobCorrupt(digest, f"none: {error}") from error
+        if reader.digest != digest:
+            reader.close()
+            raise BlobCorrupt(digest, reader.digest)
+        return reader
 
     def list_page(
         self, limit: int, after: str | None, wanted: Filter = ANY
@@ -168,8 +209,10 @@ class AdapterStore:
         AdapterInUse while aliases point there; with `force` those aliases go too.
         """
         records = self._registry.delete(reference, force=force)
-        freed = sum(self._delete_unused(digest) for digest in {r.digest for r in records})
-        return DeleteResult(tuple(records), freed)
+        by_digest = {record.digest: record for record in records}
+        freed = {digest: self._delete_unused(digest) for digest in by_digest}
+        unused = tuple(by_digest[digest] for digest, bytes_ in freed.items() if bytes_ is not None)
+        return DeleteResult(tuple(records), unused, sum(filter(None, freed.values())))
 
     def effect(self, digest: str) -> Effect:
         """What a stored adapter changes, compared with this base where it is the one it is for.
@@ -185,7 +228,9 @@ class AdapterStore:
     def close(self) -> None:
         self._registry.close()
 
-    def _check_request(self, name: str, metadata: Mapping[str, Any]) -> None:
+    def check_request(self, name: str, metadata: Mapping[str, Any]) -> None:
+        """Raise unless an adapter may be published as `name` with `metadata`: InvalidName,
+        NameConflict, AdapterRefused, InvalidMetadata."""
         if name == self._base.name:
             raise NameConflict(name, "the base model")
         check_name(name)
@@ -226,10 +271,10 @@ class AdapterStore:
             num_bytes = self._blobs.put(adapter)
             return guarded.publish(_draft(adapter, name, metadata, num_bytes))
 
-    def _delete_unused(self, digest: str) -> int:
-        """Remove the blob that no version needs any more; bytes freed."""
+    def _delete_unused(self, digest: str) -> int | None:
+        """Remove the blob if no version needs it any more; bytes freed, None where one does."""
         with self._registry.guard(digest) as guarded:
-            return 0 if guarded.is_used() else self._blobs.delete(digest)
+            return None if guarded.is_used() else self._blobs.delete(digest)
 
     def _preview(
         self, adapter: SparseAdapter, name: str, metadata: Mapping[str, Any]
@@ -239,8 +284,9 @@ class AdapterStore:
 
 
 def _check_reserved(what: str, given: Mapping[str, Any]) -> None:
-    if SIGNER_KEY in given:
-        raise AdapterRefused([f"{what}: {SIGNER_KEY!r} is for the server to say"])
+    reserved = [f"{what}: {key!r} is for the server to say" for key in given if key in SERVER_KEYS]
+    if reserved:
+        raise AdapterRefused(reserved)
 
 
 def _draft(
