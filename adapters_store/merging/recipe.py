@@ -65,6 +65,8 @@ class Recipe:
         InvalidMerge names the field at fault: `method`, `members`, `members.0.weight`, `seed`, or
         a parameter.
         """
+        if not isinstance(method, str):  # JSON may hold anything
+            raise InvalidMerge("method", method, "must be the name of a method")
         row = find_method(method)
         resolved = {name: _plain(v) for name, v in resolve_parameters(method, parameters).items()}
         given = [_member(index, *pair) for index, pair in enumerate(members)]
@@ -118,7 +120,7 @@ def _fp32(field: str, value: float) -> float:
     """`value` as an fp32 number, and -0.0 as 0.0; InvalidMerge if there is none."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     try:
-        rounded = round_to_fp32(value) if is_number else math.nan
+        rounded = round_to_fp32(float(value)) if is_number else math.nan
     except OverflowError:
         rounded = math.inf
     if not math.isfinite(rounded):
