@@ -30,7 +30,7 @@ from adapters_store.registry import (
     Publication,
     Registry,
 )
-from adapters_store.registry.labels import SERVER_KEYS
+from adapters_store.registry.labels import SERVER_KEYS, check_metadata
 from adapters_store.remote_blobs import open_blobs
 from adapters_store.signatures import SIGNER_KEY, TrustedKeys
 from adapters_store.single_flight import SingleFlight
@@ -123,6 +123,11 @@ class AdapterStore:
     def base(self) -> BaseIdentity:
         """The base that every adapter to be published must fit."""
         return self._base
+
+    @property
+    def parts(self) -> Parts:
+        """The split layers that the base's fused ones are made of, as rows."""
+        return self._parts
 
     @property
     def registry(self) -> Registry:
@@ -239,6 +244,7 @@ class AdapterStore:
             json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise AdapterRefused([f"metadata: not JSON: {error}"]) from error
+        check_metadata(metadata)
 
     def _read(self, path: Path) -> SparseAdapter:
         num_bytes = path.stat().st_size

@@ -8,6 +8,7 @@ RequestError
 ├── Unauthorized        no key, or not the server's
 ├── ModelNotFound       `model` (or an adapter's id) names nothing that is served
 ├── JobNotFound         no job has this id
+├── JobCancelled        the job that a request waits for was cancelled
 ├── UnsupportedMedia    the body's content type is not one that the route reads
 ├── BodyTooLarge        more bytes than the route takes
 ├── ClientGone          the client hung up; nobody reads the answer
@@ -19,7 +20,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from adapters_store import errors as store
-from server.adapters.errors import AdapterMemoryFull
+from server.adapters import errors as memory
 from server.engine import errors as engine
 
 
@@ -56,6 +57,14 @@ class JobNotFound(RequestError):
     def __init__(self, job: str) -> None:
         self.job = job
         super().__init__(f"The job {shown(job)} does not exist.", "job")
+
+
+class JobCancelled(RequestError):
+    """Somebody cancelled `job` while this request waited for it."""
+
+    def __init__(self, job: str) -> None:
+        self.job = job
+        super().__init__(f"the job {job} was cancelled")
 
 
 class UnsupportedMedia(RequestError):
@@ -113,6 +122,7 @@ TABLE: Mapping[type[Exception], Row] = {
     store.NameConflict: Row(409, "conflict_error", "name_conflict", "name"),
     store.AdapterInUse: Row(409, "conflict_error", "adapter_in_use"),
     store.NoEarlierTarget: Row(409, "conflict_error", "no_earlier_target", "alias"),
+    JobCancelled: Row(409, "conflict_error", "job_cancelled"),
     store.BaseMismatch: Row(409, "conflict_error", "base_mismatch"),
     BodyTooLarge: Row(413, INVALID, "body_too_large"),
     store.MergeTooLarge: Row(413, INVALID, "merge_too_large", "adapters"),
@@ -121,6 +131,7 @@ TABLE: Mapping[type[Exception], Row] = {
     store.AdapterRefused: Row(422, INVALID, "adapter_refused", "file"),
     store.InvalidMetadata: Row(422, INVALID, "invalid_metadata"),
     engine.QueueFull: Row(429, "rate_limit_error", "queue_full"),
+    memory.LeaseQueueFull: Row(429, "rate_limit_error", "queue_full"),
     ClientGone: Row(499, INVALID, "client_closed_request"),
     engine.StepFailed: Row(500, SERVER, "step_failed"),
     store.BlobCorrupt: Row(500, SERVER, "blob_corrupt"),
@@ -129,7 +140,7 @@ TABLE: Mapping[type[Exception], Row] = {
     store.RegistryUnavailable: Row(503, SERVER, "registry_unavailable"),
     store.SourceUnavailable: Row(503, SERVER, "source_unavailable", "lora_path"),
     NotReady: Row(503, SERVER, "not_ready"),
-    AdapterMemoryFull: Row(503, SERVER, "adapter_memory_full"),
+    memory.AdapterMemoryFull: Row(503, SERVER, "adapter_memory_full"),
 }
 
 UNEXPECTED = Row(500, SERVER, "internal_error")
@@ -149,6 +160,11 @@ def row_of(error: Exception) -> Row:
     return next((TABLE[cls] for cls in type(error).__mro__ if cls in TABLE), UNEXPECTED)
 
 
+def status_of(code: str) -> int:
+    """The HTTP status of the error object with this `code`."""
+    return next((row.status for row in TABLE.values() if row.code == code), UNEXPECTED.status)
+
+
 def error_body(error: Exception) -> dict[str, Any]:
     """The one error object. An unexpected error's text stays in the log."""
     row = row_of(error)
@@ -165,8 +181,6 @@ def error_body(error: Exception) -> dict[str, Any]:
 
 def error_headers(error: Exception) -> dict[str, str]:
     """Headers that go with the status."""
-    if isinstance(error, engine.QueueFull):
+    if isinstance(error, engine.QueueFull | memory.LeaseQueueFull):
         return {"retry-after": str(error.retry_after_s)}
-    if isinstance(error, AdapterMemoryFull):
-        return {"retry-after": "1"}
     return {"www-authenticate": "Bearer"} if isinstance(error, Unauthorized) else {}

@@ -6,12 +6,15 @@ Names that the Kubernetes gateway routes on are exported verbatim under `vllm:`.
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
+from dataclasses import asdict
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from server.adapters.resident import ResidentAdapters
+from server.adapters.device import DeviceAdapters
+from server.adapters.host import HostAdapters
+from server.adapters.memory import AdapterMemory
 from server.engine.engine import SequenceOutput
 from server.engine.stats import EngineStats
 
@@ -75,12 +78,12 @@ class EngineCollector:
     def __init__(
         self,
         stats: Callable[[], EngineStats],
-        adapters: ResidentAdapters,
+        memory: AdapterMemory,
         base_name: str,
         max_num_seqs: int,
     ) -> None:
         self._stats = stats
-        self._adapters = adapters
+        self._memory = memory
         self._base_name = base_name
         self._max_num_seqs = max_num_seqs
 
@@ -88,14 +91,12 @@ class EngineCollector:
         stats = self._stats()
         yield from self._gateway(stats)
         yield from _counters(stats)
-        yield GaugeMetricFamily(
-            "intarsia_adapter_device_bytes", "Adapters on the device", self._adapters.num_bytes
-        )
-        yield GaugeMetricFamily(
-            "intarsia_adapter_pins", "Adapter leases held by requests", self._adapters.num_pins
-        )
+        yield from _tiers(self._memory)
         yield GaugeMetricFamily("intarsia_kv_pages_held", "KV pages in use", stats.pages_held)
         yield GaugeMetricFamily("intarsia_kv_pages", "KV pages", stats.pages_total)
+        yield GaugeMetricFamily(
+            "intarsia_kv_pages_lent", "KV pages whose memory adapters have", stats.pages_lent
+        )
 
     def _gateway(self, stats: EngineStats) -> Iterable[Metric]:
         """vLLM's names, that Kubernetes' inference gateway reads."""
@@ -113,6 +114,30 @@ class EngineCollector:
         names = [",".join(stats.running_adapters), ",".join(stats.waiting_adapters)]
         adapters.add_metric([str(self._max_num_seqs), *names], time.time())
         yield adapters
+
+
+def _tiers(memory: AdapterMemory) -> Iterable[Metric]:
+    """Adapters in host and device memory."""
+    tiers: dict[str, HostAdapters | DeviceAdapters] = {
+        "host": memory.host,
+        "device": memory.device,
+    }
+    held = GaugeMetricFamily("intarsia_adapter_bytes", "Adapters held", labels=["tier"])
+    events = CounterMetricFamily(
+        "intarsia_adapter_events", "Adapters found, loaded, evicted", labels=["tier", "event"]
+    )
+    for name, tier in tiers.items():
+        held.add_metric([name], tier.num_bytes)
+        for event, count in asdict(tier.counts).items():
+            events.add_metric([name, event], count)
+    yield held
+    yield events
+    yield GaugeMetricFamily(
+        "intarsia_adapter_pins", "Adapter leases held by requests", memory.device.num_pins
+    )
+    yield GaugeMetricFamily(
+        "intarsia_adapter_waiting", "Requests that wait for their adapters", memory.num_waiting
+    )
 
 
 def _counters(stats: EngineStats) -> Iterable[Metric]:

@@ -52,6 +52,16 @@ class Settings(BaseSettings):
         description="base64 Ed25519 public keys, with commas between, or a file with one to a "
         "line; if set, only adapters signed by one of them are taken",
     )
+    adapter_sources: str | None = Field(
+        None,
+        description="where load_lora_adapter may read, with commas between: dir:/absolute/path, "
+        "s3://bucket/prefix, hub:org/name@<revision of 40 hex digits>; else from nowhere",
+    )
+    hub_file_hosts: str | None = Field(
+        None,
+        description="hosts, with commas between, that a hub may redirect to for its files; one "
+        "that begins with a dot stands for all below it; else none but the hub's own",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="of weights and activations; auto: fp32 on CPU, bf16 on CUDA"
@@ -59,13 +69,18 @@ class Settings(BaseSettings):
     max_model_len: int | None = Field(
         None, gt=0, description="longest sequence, prompt and output; else what model and KV allow"
     )
-    kv_cache_bytes: ByteSize = Field(ByteSize(1 << 30), gt=0, description="memory for KV pages")
+    device_cache_bytes: ByteSize = Field(
+        ByteSize(2 << 30), gt=0, description="memory for KV pages and adapters, beside the model"
+    )
     page_size: int = Field(16, gt=0, description="tokens per KV page")
     max_num_seqs: int = Field(64, gt=0, description="sequences in one step")
     max_num_batched_tokens: int = Field(512, gt=0, description="tokens in one step")
     max_queued_requests: int = Field(1024, gt=0, description="waiting requests before a 429")
-    max_adapter_bytes_device: ByteSize = Field(
-        ByteSize(1 << 30), gt=0, description="memory for adapters beside the model"
+    max_adapter_bytes_device: ByteSize | None = Field(
+        None, gt=0, description="of device_cache_bytes, most for adapters; half unless told"
+    )
+    max_adapter_bytes_host: ByteSize = Field(
+        ByteSize(2 << 30), gt=0, description="host memory for adapters that may be wanted soon"
     )
     max_upload_bytes: ByteSize = Field(ByteSize(1 << 30), gt=0, description="largest adapter file")
     max_adapter_nnz: int = Field(1 << 30, gt=0, description="most entries of one adapter")

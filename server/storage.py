@@ -7,6 +7,7 @@ from pathlib import Path
 from adapters_store.errors import BlobsUnavailable, RegistryUnavailable, StoreError
 from adapters_store.ingest import AdapterStore
 from adapters_store.signatures import TrustedKeys
+from adapters_store.sources import AdapterSources
 from adapters_store.validation import Limits
 from server.model.checkpoint import Checkpoint
 from server.model.identity import base_identity
@@ -44,6 +45,22 @@ def open_store(
         raise SettingsConflict("blob_url", error.url, error.reason) from error
     _publish_directory(settings, store, report)
     return store
+
+
+def open_sources(settings: Settings) -> AdapterSources:
+    """Where the operator allows adapters to be loaded from. Raises SettingsConflict."""
+    try:
+        return AdapterSources.parse(
+            _entries(settings.adapter_sources),
+            hub_file_hosts=_entries(settings.hub_file_hosts),
+            are_signed=settings.trusted_keys is not None,
+        )
+    except ValueError as error:
+        raise SettingsConflict("adapter_sources", settings.adapter_sources, str(error)) from error
+
+
+def _entries(text: str | None) -> list[str]:
+    return [entry.strip() for entry in (text or "").split(",") if entry.strip()]
 
 
 def _registry_url(settings: Settings) -> str | None:

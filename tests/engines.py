@@ -7,7 +7,7 @@ from torch import Tensor
 
 from adapters_store.adapter import BaseIdentity, SparseAdapter
 from server.adapters.composition import BASE, Composition
-from server.adapters.resident import ResidentAdapters
+from server.adapters.delta import make_resident
 from server.engine.batch import LogitRow
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine, SequenceOutput
@@ -171,13 +171,15 @@ class RealEngine:
         rope = self.checkpoint.config.rope.original_max_positions
         defaults = {"max_model_len": 120, "num_pages": 400, "page_size": 4, "rope_boundary": rope}
         config = EngineConfig(**{**defaults, **sizes})  # type: ignore[arg-type]
-        residents = ResidentAdapters(self.adapters.__getitem__, self.kernels, 1 << 30)
-        residents.lease(list(self.adapters))
+        residents = {
+            digest: make_resident(digest, adapter, self.kernels)
+            for digest, adapter in self.adapters.items()
+        }
         cache = allocate(
             self.checkpoint.config, config.num_pages, config.page_size, self.dtype, "cpu"
         )
         eos = self.checkpoint.eos_token_ids
-        runner = RecordingRunner(self.model, cache, config.page_size, residents, eos)
+        runner = RecordingRunner(self.model, cache, config.page_size, residents.__getitem__, eos)
         runner.recorded = {}
         return Engine(config, runner, TextCodec(self.checkpoint.tokenizer).decode, eos), runner
 

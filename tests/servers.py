@@ -30,7 +30,7 @@ from server.model.identity import base_identity
 from server.settings import Settings
 
 BASE_NAME = "tiny"
-KV_BYTES = 1 << 20
+CACHE_BYTES = 2 << 20  # half of it may be lent to adapters
 DEADLINE_S = 20.0  # for what takes milliseconds
 TICK_S = 0.005
 
@@ -75,7 +75,7 @@ class RunningServer:
             "running": stats.num_running,
             "waiting": stats.num_waiting,
             "pages": stats.pages_held,
-            "pins": self.services.adapters.num_pins,
+            "pins": self.services.memory.device.num_pins,
             "commands": self.services.engine._commands.qsize(),
         }
 
@@ -102,7 +102,7 @@ def running_server(
 ) -> Iterator[RunningServer]:
     """A server of the checkpoint `base`, ready; stopped gracefully at the end."""
     with tempfile.TemporaryDirectory() as scratch, _listening_socket() as listener:
-        fields = {"served_model_name": BASE_NAME, "kv_cache_bytes": KV_BYTES, **settings}
+        fields = {"served_model_name": BASE_NAME, "device_cache_bytes": CACHE_BYTES, **settings}
         options = Settings(base_model=str(base), data_dir=data_dir or Path(scratch), **fields)
         app = create_app(options)
         server = _Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5))

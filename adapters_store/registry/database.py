@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from adapters_store.errors import RegistryUnavailable
 
 BUSY_SECONDS = 60.0
+WAL_PAGES = 8192  # of 4 KiB before they go into the database: an upload changes some sixty
 SCHEMA_LOCK = 0x1A7A51A  # any number, the same for all who migrate
 NAME_LOCKS = 0x1A7A51B  # the class of the locks on names
 DIGEST_LOCKS = 0x1A7A51C  # and on digests
@@ -152,6 +153,7 @@ def _configure_sqlite(engine: Engine) -> None:
         connection.isolation_level = None  # transactions begin below, not in the driver
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
         connection.execute("PRAGMA foreign_keys = ON")
 
     @event.listens_for(engine, "begin")

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy import ColumnElement, delete, insert, select
 from sqlalchemy.orm import Session
 
 from adapters_store.errors import AdapterInUse, AdapterNotFound, InvalidMetadata
@@ -225,7 +225,7 @@ def _add(session: Session, record: AdapterRecord) -> None:
     row = Version.of(record)
     session.add(row)
     session.flush()
-    session.add_all(row.labels)
+    session.execute(insert(Label), row.labels)
 
 
 def _matching(session: Session, wanted: Reference) -> list[Version]:
@@ -256,7 +256,7 @@ def _annotate(session: Session, row: Version, change: Change) -> None:
     here = (Label.name == row.name) & (Label.version == row.version)
     session.execute(delete(Label).where(here))
     session.flush()
-    session.add_all(row.labels)
+    session.execute(insert(Label), row.labels)
 
 
 def _state(session: Session, name: str) -> NameState:

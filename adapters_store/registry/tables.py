@@ -65,13 +65,11 @@ class Version(Table):
         return cls(**fields, metadata_=metadata, search=search_text(record.name, metadata))
 
     @property
-    def labels(self) -> list["Label"]:
-        """What this version is found by, as rows."""
+    def labels(self) -> list[dict[str, Any]]:
+        """What this version is found by: rows of Label, too many to be mapped one by one."""
         found = labels_of(self.base_name, self.kinds, self.metadata_, self.search)
-        return [
-            Label(key=key, value=value, name=self.name, version=self.version)
-            for key, value in sorted(found)
-        ]
+        here = {"name": self.name, "version": self.version}
+        return [{"key": key, "value": value, **here} for key, value in sorted(found)]
 
     @property
     def record(self) -> AdapterRecord:

@@ -25,13 +25,18 @@ class ResidentAdapter:
     num_bytes: int
 
 
-def make_resident(adapter: SparseAdapter, kernels: Kernels) -> ResidentAdapter:
-    """Lay out every delta of `adapter` for `kernels`, on their device."""
+def resident_bytes(adapter: SparseAdapter, kernels: Kernels) -> int:
+    """Bytes of `adapter` on the device, known before it is laid out."""
+    return sum(kernels.operand_bytes(delta) for delta in adapter.deltas)
+
+
+def make_resident(digest: str, adapter: SparseAdapter, kernels: Kernels) -> ResidentAdapter:
+    """Lay out every delta of `adapter` for `kernels`, on their device, to be known by `digest`."""
     operands: dict[str, tuple[Operand, ...]] = {}
     for delta in adapter.deltas:
         operands[delta.layer] = (*operands.get(delta.layer, ()), kernels.operand(delta))
     num_bytes = sum(operand.num_bytes for operand in chain(*operands.values()))
-    return ResidentAdapter(adapter.digest, operands, num_bytes)
+    return ResidentAdapter(digest, operands, num_bytes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,11 +1,29 @@
-"""What can go wrong with adapter memory."""
+"""What can go wrong with adapter memory.
+
+AdapterMemoryError
+├── AdapterMemoryFull       the adapters of one request never fit beside what is pinned for good
+└── LeaseQueueFull          as many requests wait for adapter memory as the server holds
+"""
 
 
-class AdapterMemoryFull(Exception):
-    """`needed` more bytes do not fit into `budget`, of which running requests hold `pinned`."""
+class AdapterMemoryError(Exception):
+    """Base class of what the memory of adapters refuses."""
+
+
+class AdapterMemoryFull(AdapterMemoryError):
+    """`needed` bytes of adapters can never be had: of `budget`, `pinned` are pinned for good."""
 
     def __init__(self, needed: int, pinned: int, budget: int) -> None:
         self.needed, self.pinned, self.budget = needed, pinned, budget
         super().__init__(
-            f"adapters in use hold {pinned} of {budget} bytes; {needed} more do not fit now"
+            f"the adapters of this request need {needed} bytes of device memory; "
+            f"of {budget} for adapters, {pinned} are pinned"
         )
+
+
+class LeaseQueueFull(AdapterMemoryError):
+    """`limit` requests are waiting for adapter memory; `retry_after_s` is when to try again."""
+
+    def __init__(self, limit: int, retry_after_s: int = 1) -> None:
+        self.limit, self.retry_after_s = limit, retry_after_s
+        super().__init__(f"{limit} requests are waiting for adapter memory; try again later")

@@ -1,5 +1,6 @@
 """`/v1/adapters`: list, inspect, delete."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -7,12 +8,16 @@ from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
-from adapters_store.errors import InvalidName
-from adapters_store.ingest import DeleteResult
+from adapters_store.errors import AdapterNotFound, InvalidName
 from adapters_store.names import parse_reference
 from adapters_store.registry import AdapterRecord, Filter, NameState
+from server.adapters.status import Freed, State
+from server.api.pinning import keep_pinned
 from server.api.services import Services, ServicesDep
 from server.errors import BadRequest, shown
+
+DRAIN_S = 30.0  # how long a deletion waits for running requests, unless told
+MAX_DRAIN_S = 3600.0
 
 FilterText = Annotated[str | None, Query(max_length=200)]
 
@@ -45,29 +50,60 @@ async def list_adapters(
 
 @router.get("/{reference:path}")
 async def get_adapter(reference: str, services: ServicesDep) -> JSONResponse:
-    """One version: `name` is the latest; of a split alias the one with the largest share."""
-    record = await run_in_threadpool(services.store.resolve, reference)
+    """One version: `name` is the latest; of a split alias the one with the largest share.
+
+    A deleted one is shown by its id until the last request that uses it has ended.
+    """
+    try:
+        record = await run_in_threadpool(services.store.resolve, reference)
+    except AdapterNotFound:
+        leaving = services.leaving.get(reference)
+        if leaving is None:
+            raise
+        return JSONResponse({**record_json(leaving), **memory_json(leaving, services)})
     state = await run_in_threadpool(services.store.registry.state, record.name)
     aliases = {"aliases": aliases_json(state), "pinned": state.pinned}
-    return JSONResponse({**record_json(record), **aliases})
+    return JSONResponse({**record_json(record), **aliases, **memory_json(record, services)})
 
 
 @router.delete("/{reference:path}")
 async def delete_adapter(
-    reference: str, services: ServicesDep, force: bool = False
+    reference: str,
+    services: ServicesDep,
+    force: bool = False,
+    wait: Annotated[float, Query(ge=0, le=MAX_DRAIN_S)] = DRAIN_S,
 ) -> JSONResponse:
-    """Remove a version, or all versions of a bare name. Running requests keep theirs to the end.
+    """Remove a version, or all versions of a bare name: names at once, memory when it is unused.
 
-    What an alias points at is in use, so it is kept (409) unless `force` removes the alias too.
+    Running requests keep theirs to the end. Waits at most `wait` seconds for that; where they take
+    longer the answer is 202, `draining`, and the rest goes with the last of them. What an alias
+    points at is in use, so it is kept (409) unless `force` removes the alias too.
     """
     deleted = await run_in_threadpool(services.store.delete, reference, force=force)
-    return JSONResponse(
-        {
-            "object": "adapter.deleted",
-            "deleted": [record.id for record in deleted.records],
-            "bytes_freed": {"disk": deleted.bytes_freed, "device": _discard(deleted, services)},
-        }
-    )
+    for name in {record.name for record in deleted.records}:
+        await keep_pinned(name, services)
+    drains = [_drain(record, services) for record in deleted.unused]
+    done, pending = await asyncio.wait(drains, timeout=wait) if drains else (set(), set())
+    freed = [drain.result() for drain in done]
+    body = {
+        "object": "adapter.deleted",
+        "deleted": [record.id for record in deleted.records],
+        "state": (State.DRAINING if pending else State.GONE).value,
+        "bytes_freed": {
+            "disk": deleted.bytes_freed,
+            "host": sum(tiers.host for tiers in freed),
+            "device": sum(tiers.device for tiers in freed),
+        },
+    }
+    return JSONResponse(body, status_code=202 if pending else 200)
+
+
+def _drain(record: AdapterRecord, services: Services) -> "asyncio.Future[Freed]":
+    """Let go of what no version needs any more; its record is shown until that is done."""
+    services.leaving[record.id] = record
+    draining = services.memory.drain(record.digest)
+    draining.add_done_callback(lambda _: services.leaving.pop(record.id, None))
+    return asyncio.wrap_future(draining)
 
 
 def _check_cursor(after: str) -> None:
@@ -79,11 +115,6 @@ def _check_cursor(after: str) -> None:
         raise BadRequest(
             f"after: {shown(after)} is no cursor; take an answer's next_cursor", "after"
         )
-
-
-def _discard(deleted: DeleteResult, services: Services) -> int:
-    digests = {record.digest for record in deleted.records}
-    return sum(services.adapters.discard(digest) for digest in digests)
 
 
 def record_json(record: AdapterRecord) -> dict[str, Any]:
@@ -101,6 +132,16 @@ def record_json(record: AdapterRecord) -> dict[str, Any]:
         "bytes": record.num_bytes,
         "created": record.created,
         "metadata": record.metadata,
+    }
+
+
+def memory_json(record: AdapterRecord, services: Services) -> dict[str, Any]:
+    """Where a version is on this server: its state, who uses it, its bytes in each tier."""
+    status = services.memory.status(record.digest)
+    in_memory = {"host": status.host_bytes, "device": status.device_bytes}
+    return {
+        "state": status.state.value,
+        "memory": {"requests": status.pins, "waiting": status.waiting, "bytes": in_memory},
     }
 
 

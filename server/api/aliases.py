@@ -7,12 +7,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
+from adapters_store.errors import StoreError
 from adapters_store.names import parse_reference
 from adapters_store.registry import Change, NameState
+from server.adapters.errors import AdapterMemoryError
 from server.api.adapters import aliases_json, record_json
 from server.api.members import MAX_WEIGHT
+from server.api.pinning import keep_pinned
 from server.api.schemas import one_of
-from server.api.services import ServicesDep, require_json
+from server.api.services import Services, ServicesDep, require_json
 from server.errors import BadRequest
 
 MAX_ALIASES = 64  # in one request
@@ -58,6 +61,7 @@ async def change_adapter(reference: str, body: ChangeBody, services: ServicesDep
     aliases = {alias: _weights(target) for alias, target in body.aliases.items()}
     change = Change(aliases, body.pinned, body.metadata)
     state = await run_in_threadpool(services.store.registry.change, reference, change)
+    await (_pin if body.pinned else keep_pinned)(state.name, services)
     return JSONResponse(name_json(state))
 
 
@@ -65,7 +69,18 @@ async def change_adapter(reference: str, body: ChangeBody, services: ServicesDep
 async def roll_back(name: str, body: RollbackBody, services: ServicesDep) -> JSONResponse:
     """Return an alias to what it stood for before its last move."""
     state = await run_in_threadpool(services.store.registry.roll_back, name, body.alias)
+    await keep_pinned(state.name, services)
     return JSONResponse(name_json(state))
+
+
+async def _pin(name: str, services: Services) -> None:
+    """Load a name that was pinned just now; a pin that cannot be had is taken back."""
+    try:
+        await run_in_threadpool(services.pins.refresh, name)
+    except (AdapterMemoryError, StoreError):
+        change = Change({}, False, {})
+        await run_in_threadpool(services.store.registry.change, name, change)
+        raise
 
 
 def name_json(state: NameState) -> dict[str, Any]:

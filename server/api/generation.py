@@ -3,9 +3,10 @@
 import asyncio
 import secrets
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
-from server.adapters.resident import AdapterLease, ResidentAdapters
+from server.adapters.claims import AdapterLease
 from server.api.composing import Served
 from server.api.services import Services
 from server.engine.loop import OutputStream
@@ -38,7 +39,7 @@ async def submit(
                 adapter_from=job.adapter_from,
                 cache_salt=cache_salt,
             )
-            lease = await _lease(services.adapters, served.composition.digests)
+            lease = await _lease(services, served.composition.digests)
             streams.append(services.engine.submit(request, lease))
     except BaseException:
         for stream in streams:
@@ -53,16 +54,16 @@ def choice_seeds(seed: int | None, count: int) -> list[int]:
     return [first + index for index in range(count)]
 
 
-async def _lease(adapters: ResidentAdapters, digests: tuple[str, ...]) -> AdapterLease:
-    """Lease in a thread, since it may load. A lease that comes after a cancellation is released."""
-    leasing = asyncio.get_running_loop().run_in_executor(None, adapters.lease, digests)
+async def _lease(services: Services, digests: tuple[str, ...]) -> AdapterLease:
+    """All adapters of a composition on the device. Cancelling gives the lease up, or back."""
+    leasing = services.memory.lease([services.source(digest) for digest in digests])
     try:
-        return await asyncio.shield(leasing)
+        return await asyncio.wrap_future(leasing)
     except asyncio.CancelledError:
         leasing.add_done_callback(_release)
         raise
 
 
-def _release(leasing: "asyncio.Future[AdapterLease]") -> None:
-    if leasing.exception() is None:
+def _release(leasing: Future[AdapterLease]) -> None:
+    if not leasing.cancelled() and leasing.exception() is None:
         leasing.result().release()

@@ -1,13 +1,17 @@
 """What the routes work with: built once by the composition root, handed to every route."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, cast
 
 from fastapi import Depends, Request
 
 from adapters_store.ingest import AdapterStore
-from server.adapters.resident import ResidentAdapters
+from adapters_store.registry import AdapterRecord
+from adapters_store.sources import AdapterSources
+from server.adapters.memory import AdapterMemory
+from server.adapters.pins import PinnedNames
+from server.adapters.sources import Source
 from server.engine.loop import EngineLoop
 from server.errors import UnsupportedMedia
 from server.metrics import RequestMetrics
@@ -34,7 +38,11 @@ class Services:
     max_choices: int  # of one request; more could never be queued
     started: int  # unix seconds
     store: AdapterStore
-    adapters: ResidentAdapters
+    sources: AdapterSources
+    memory: AdapterMemory
+    source: Callable[[str], Source]  # of a stored adapter, by digest
+    pins: PinnedNames
+    leaving: dict[str, AdapterRecord]  # deleted versions that requests still use, by id
     engine: EngineLoop
     metrics: RequestMetrics
     render_metrics: MetricsText

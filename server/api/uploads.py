@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from server.api.adapters import record_json
 from server.api.multipart import FormReader, boundary_of
+from server.api.pinning import keep_pinned
 from server.api.services import ServicesDep
 from server.api.stats import effect_json
 from server.errors import BadRequest, ClientGone, shown
@@ -36,6 +37,8 @@ async def upload_adapter(
         result = await run_in_threadpool(
             store.ingest, path, name, metadata, signature=form.get("signature"), dry_run=dry_run
         )
+    if result.created and not dry_run:
+        await keep_pinned(name, services)
     body = {**record_json(result.record), "effect": effect_json(result.adapter_effect)}
     return JSONResponse(body, status_code=201 if result.created and not dry_run else 200)
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Sizes of the engine. `num_pages * page_size` must hold one sequence of `max_model_len`."""
+    """Sizes of the engine. The pages that are never lent hold one sequence of `max_model_len`."""
 
     max_model_len: int  # tokens of one sequence, prompt and output
     num_pages: int  # pages of the KV cache
+    max_lent_pages: int = 0  # of these, what adapters may take the memory of
     page_size: int = 16  # tokens per page
     max_num_seqs: int = 64  # sequences in one step
     max_num_batched_tokens: int = 512  # tokens in one step
@@ -20,7 +21,8 @@ class EngineConfig:
         assert self.page_size > 0
         assert self.max_num_seqs > 0
         assert self.max_num_batched_tokens > 0
-        assert self.max_model_len <= self.num_pages * self.page_size, "one sequence must fit"
+        kept = self.num_pages - self.max_lent_pages
+        assert self.max_model_len <= kept * self.page_size, "one sequence must fit"
 
     def rope_regime(self, num_tokens: int) -> int:
         """RoPE regime of a sequence that is `num_tokens` long: 0 short, 1 long."""

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from server.engine.block_manager import BlockManager
 from server.engine.config import EngineConfig
 from server.engine.detokenizer import Decode, Detokenizer
 from server.engine.errors import StepFailed
@@ -55,13 +56,18 @@ class _Totals:
 
 
 class Engine:
-    """Requests in, outputs out. `decode` turns token ids into text."""
+    """Requests in, outputs out. `decode` turns token ids into text; `blocks` are its pages."""
 
     def __init__(
-        self, config: EngineConfig, runner: Runner, decode: Decode, eos_token_ids: frozenset[int]
+        self,
+        config: EngineConfig,
+        runner: Runner,
+        decode: Decode,
+        eos_token_ids: frozenset[int],
+        blocks: BlockManager | None = None,
     ) -> None:
         self.config = config
-        self.scheduler = Scheduler(config)
+        self.scheduler = Scheduler(config, blocks or BlockManager.of(config))
         self._runner = runner
         self._decode = decode
         self._eos_token_ids = eos_token_ids
@@ -106,6 +112,7 @@ class Engine:
             num_waiting=len(scheduler.waiting),
             pages_held=scheduler.blocks.num_held,
             pages_total=scheduler.blocks.num_pages,
+            pages_lent=scheduler.blocks.num_withdrawn,
             preemptions=scheduler.counts.preemptions,
             prompt_tokens=scheduler.counts.prompt_tokens,
             generation_tokens=self._totals.generation_tokens,

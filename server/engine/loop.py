@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from server.adapters.resident import AdapterLease
+from server.adapters.claims import AdapterLease
 from server.engine.engine import Engine, SequenceOutput
 from server.engine.errors import EngineStopped
 from server.engine.sequence import GenerationRequest

@@ -1,5 +1,6 @@
 """One forward pass and the choice of tokens. The only part of the engine that holds the model."""
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -7,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from server.adapters.resident import ResidentAdapters
+from server.adapters.delta import ResidentAdapter
 from server.engine.batch import LogitRow, build_step, logit_rows
 from server.engine.sampler import SampledToken, sample, token_logprobs
 from server.engine.scheduler import ScheduledBatch
@@ -36,26 +37,26 @@ class Runner(Protocol):
 
 
 class ModelRunner:
-    """Runs batches on a model, with the adapters that their requests hold resident."""
+    """Runs batches on a model; `resident` gives the adapters that their requests hold leased."""
 
     def __init__(
         self,
         model: Phi3,
         cache: KVCache,
         page_size: int,
-        adapters: ResidentAdapters,
+        resident: Callable[[str], ResidentAdapter],
         eos_token_ids: frozenset[int],
     ) -> None:
         self.model = model
         self.cache = cache
         self.page_size = page_size
         self.device = cache.keys[0].device
-        self.adapters = adapters
+        self.resident = resident
         self.eos_token_ids = eos_token_ids
 
     @torch.inference_mode()
     def run(self, batch: ScheduledBatch) -> list[EntryResult]:
-        step = build_step(batch, self.page_size, self.adapters.get, self.device)
+        step = build_step(batch, self.page_size, self.resident, self.device)
         hidden = self.model.forward(step, self.cache)
         results = {id(entry): EntryResult() for entry in batch.entries}
         rows = logit_rows(batch)

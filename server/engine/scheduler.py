@@ -58,9 +58,9 @@ class SchedulerCounts:
 class Scheduler:
     """Owns the sequences and their pages; the only writer of a sequence's pages and counters."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, blocks: BlockManager) -> None:
         self.config = config
-        self.blocks = BlockManager(config.num_pages, config.page_size)
+        self.blocks = blocks
         self.counts = SchedulerCounts()
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
@@ -78,10 +78,15 @@ class Scheduler:
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence that has ended, wherever it is, and free its pages."""
         (self.running if sequence in self.running else self.waiting).remove(sequence)
-        self._release(sequence)
+        with self.blocks.lock:
+            self._release(sequence)
 
     def schedule(self) -> ScheduledBatch:
         """The next step's work. Pages for it are held when this returns."""
+        with self.blocks.lock:
+            return self._schedule()
+
+    def _schedule(self) -> ScheduledBatch:
         preemptions = self.counts.preemptions
         entries = list(self._continue_running())
         if self.counts.preemptions == preemptions:
@@ -91,14 +96,16 @@ class Scheduler:
 
     def computed(self, batch: ScheduledBatch) -> None:
         """The step has run: its tokens are in pages, and full pages can be found by key."""
-        for entry in batch.entries:
-            entry.sequence.num_computed = entry.end
-            self._publish_full_pages(entry)
+        with self.blocks.lock:
+            for entry in batch.entries:
+                entry.sequence.num_computed = entry.end
+                self._publish_full_pages(entry)
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless pages and sequences agree."""
         sequences = [*self.running, *self.waiting]
-        self.blocks.check_integrity([sequence.pages for sequence in sequences])
+        with self.blocks.lock:
+            self.blocks.check_integrity([sequence.pages for sequence in sequences])
         for sequence in sequences:
             capacity = len(sequence.pages) * self.config.page_size
             assert sequence.num_computed <= capacity, sequence
@@ -170,7 +177,7 @@ class Scheduler:
         sequence.rope_regime = self.config.rope_regime(len(sequence.tokens))
         found = self._find_prefix(sequence)
         missing = self.blocks.pages_for(len(sequence.tokens)) - len(found)
-        if missing + self.blocks.num_free_among(found) > self.blocks.num_free:
+        if not self.blocks.has_room(missing + self.blocks.num_free_among(found)):
             return False
         self.blocks.take(found)
         sequence.pages = found

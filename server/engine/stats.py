@@ -12,6 +12,7 @@ class EngineStats:
     num_waiting: int
     pages_held: int
     pages_total: int
+    pages_lent: int  # of these, pages whose memory adapters have
     preemptions: int
     prompt_tokens: int
     generation_tokens: int

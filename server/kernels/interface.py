@@ -54,6 +54,9 @@ class Kernels(Protocol):
     def operand(self, delta: WeightDelta) -> Operand:
         """Lay out `delta` for `linear`, on the device, once, when an adapter becomes resident."""
 
+    def operand_bytes(self, delta: WeightDelta) -> int:
+        """Bytes on the device that `operand(delta)` will hold."""
+
     def embed(self, token_ids: Tensor, weight: Tensor) -> Tensor:
         """Rows of `weight [vocab, hidden]`: `[T, hidden]`."""
 

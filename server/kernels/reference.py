@@ -14,7 +14,7 @@ from torch import Tensor
 
 from adapters_store.adapter import WeightDelta
 from server.kernels.interface import AttentionBatch, DeltaBatch, Operand
-from server.kernels.reference_operands import ReferenceOperand, lay_out
+from server.kernels.reference_operands import ReferenceOperand, laid_out_bytes, lay_out
 
 WEIGHT_ROWS_PER_CHUNK = 4096  # rows of a 16-bit weight that are widened at a time
 
@@ -27,6 +27,9 @@ class ReferenceKernels:
 
     def operand(self, delta: WeightDelta) -> ReferenceOperand:
         return lay_out(delta, self.device)
+
+    def operand_bytes(self, delta: WeightDelta) -> int:
+        return laid_out_bytes(delta)
 
     def embed(self, token_ids: Tensor, weight: Tensor) -> Tensor:
         return F.embedding(token_ids, weight)

@@ -101,17 +101,28 @@ class BiasOperand:
         return (self.scale * self.bias.float()).expand(len(x), -1)
 
 
+def laid_out_bytes(delta: WeightDelta) -> int:
+    """Bytes of `lay_out(delta)`: every value, and for single entries where each one is."""
+    match delta:
+        case ElementDelta() | BlockDelta():
+            starts, columns = delta.shape[0] + 1, delta.values.numel()
+            return torch.int32.itemsize * (starts + columns) + delta.values.nbytes
+    return delta.num_bytes
+
+
 def lay_out(delta: WeightDelta, device: torch.device) -> ReferenceOperand:
     """The operand of `delta`, on `device`."""
     scale = round_to_fp32(delta.scale)
     match delta:
         case ElementDelta():
             rows, columns = delta.indices // delta.shape[1], delta.indices % delta.shape[1]
-            return _entries(delta, rows, columns, delta.values, device)
+            return _entries(delta, rows, columns, delta.values, device)  # sorted by row as it is
         case BlockDelta():
-            rows, columns = delta.rows()[:, :, None], delta.columns()[:, None, :]
             shape = delta.values.shape
-            return _entries(delta, rows.expand(shape), columns.expand(shape), delta.values, device)
+            rows = delta.rows()[:, :, None].expand(shape).flatten()
+            columns = delta.columns()[:, None, :].expand(shape).flatten()
+            rows, order = rows.sort(stable=True)
+            return _entries(delta, rows, columns[order], delta.values.flatten()[order], device)
         case LowRankDelta():
             return LowRankOperand(delta.a.to(device), delta.b.to(device), scale)
         case DenseDelta():
@@ -124,12 +135,11 @@ def lay_out(delta: WeightDelta, device: torch.device) -> ReferenceOperand:
 def _entries(
     delta: WeightDelta, rows: Tensor, columns: Tensor, values: Tensor, device: torch.device
 ) -> EntriesOperand:
-    """The operand of entries at (row, column), three tensors of one shape, in any order."""
-    sorted_rows, order = rows.flatten().sort(stable=True)
-    starts = torch.searchsorted(sorted_rows, torch.arange(delta.shape[0] + 1, dtype=rows.dtype))
+    """The operand of entries at (row, column), by ascending row."""
+    starts = torch.searchsorted(rows, torch.arange(delta.shape[0] + 1, dtype=rows.dtype))
     return EntriesOperand(
         starts=starts.int().to(device),
-        columns=columns.flatten()[order].int().to(device),
-        values=values.flatten()[order].to(device),
+        columns=columns.int().to(device),
+        values=values.to(device),
         scale=round_to_fp32(delta.scale),
     )

@@ -1,6 +1,9 @@
 """The paged key/value cache as tensors. Which page belongs to whom is the block manager's."""
 
+import mmap
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -14,6 +17,20 @@ class KVCache:
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
+    mapping: mmap.mmap | None = None  # the host memory of all of them, keys first
+
+    def forget(self, pages: Sequence[int]) -> None:
+        """Give the memory of `pages` back to the system; they read as zeros until written to.
+
+        Nothing happens on a device, whose memory is not had page by page.
+        """
+        if self.mapping is None or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        layer_bytes = self.keys[0].nbytes
+        page_bytes = layer_bytes // len(self.keys[0])
+        for first, past in _runs(sorted(pages)):
+            for start in range(0, 2 * len(self.keys) * layer_bytes, layer_bytes):
+                _drop(self.mapping, start + first * page_bytes, start + past * page_bytes)
 
 
 def allocate(
@@ -23,15 +40,33 @@ def allocate(
     dtype: torch.dtype,
     device: torch.device | str,
 ) -> KVCache:
-    """A cache of `num_pages` pages of `page_size` tokens, zero-filled."""
-    shape = (num_pages, page_size, config.num_kv_heads, config.head_dim)
+    """A cache of `num_pages` pages of `page_size` tokens, zero-filled.
 
-    def tensors() -> tuple[Tensor, ...]:
-        return tuple(
-            torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)
-        )
+    In host memory it is there when it is first written to: an unused page costs nothing.
+    """
+    shape = (2 * config.num_layers, num_pages, page_size, config.num_kv_heads, config.head_dim)
+    if torch.device(device).type == "cpu":
+        size = bytes_per_page(config, page_size, dtype) * num_pages
+        mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        tensors = torch.frombuffer(mapping, dtype=dtype).view(shape).unbind()
+    else:
+        mapping, tensors = None, torch.zeros(shape, dtype=dtype, device=device).unbind()
+    return KVCache(tensors[: config.num_layers], tensors[config.num_layers :], mapping)
 
-    return KVCache(keys=tensors(), values=tensors())
+
+def _runs(pages: Sequence[int]) -> Iterable[tuple[int, int]]:
+    """Ascending page ids as runs `[first, past)`."""
+    breaks = [at for at, (page, following) in enumerate(pairwise(pages), 1) if following > page + 1]
+    for start, end in pairwise([0, *breaks, len(pages)]):
+        if start < end:
+            yield pages[start], pages[end - 1] + 1
+
+
+def _drop(mapping: mmap.mmap, start: int, end: int) -> None:
+    """Forget the system's pages that lie wholly within the bytes `[start, end)`."""
+    first, past = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+    if first < past:
+        mapping.madvise(mmap.MADV_DONTNEED, first, past - first)
 
 
 def bytes_per_page(config: ModelConfig, page_size: int, dtype: torch.dtype) -> int:

@@ -1,8 +1,11 @@
 """The base's linear weights as its files hold them, a few rows at a time.
 
 For reports on adapters: neither loads the model nor reads the loaded one, which may be rounded,
-quantized, or fused with an adapter at the time.
+quantized, or fused with an adapter at the time. The files are mapped and stay open: opening them
+takes longer than reading a few rows.
 """
+
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
@@ -17,14 +20,13 @@ class StoredRows:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Raises ModelError as `load_weights` does."""
-        self._directory = checkpoint.directory
         self._parts = stored_parts(checkpoint.directory, checkpoint.config)
+        self._open = ExitStack()
+        self._files = self._open.enter_context(open_tensor_files(checkpoint.directory))
 
     def entries(self, layer: str, rows: slice) -> Tensor:
         """Rows `[start, stop)` of a linear layer's weight in the Phi-3 layout, as fp32."""
-        with open_tensor_files(self._directory) as files:
-            pieces = list(_pieces(files, self._parts[layer], rows.start, rows.stop))
-        return torch.cat(pieces)
+        return torch.cat(_pieces(self._files, self._parts[layer], rows.start, rows.stop))
 
 
 def _pieces(files: TensorFiles, tensors: tuple[str, ...], start: int, stop: int) -> list[Tensor]:

@@ -20,7 +20,7 @@ def test_every_bad_value_is_named_with_its_key(monkeypatch: pytest.MonkeyPatch) 
         "dtype": "int4",
         "device": "tpu",
         "max_model_len": "0",
-        "kv_cache_bytes": "much",
+        "device_cache_bytes": "much",
         "max_num_seqs": "-1",
         "page_size": "1.5",
     }.items():

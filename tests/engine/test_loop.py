@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from engines import FakeRunner, expected_tokens, request, spell
 
-from server.adapters.resident import AdapterLease
+from server.adapters.claims import AdapterLease
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.errors import EngineStopped, QueueFull
@@ -55,7 +55,7 @@ class Setting:
 
 class _NamedLease(AdapterLease):
     def __init__(self, name: str, released: list[str]) -> None:
-        super().__init__(lambda entry: None, [])
+        super().__init__(lambda: None)
         self._name, self._released = name, released
 
     def release(self) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from store_factories import DTYPES, MAKERS, QKV
 from torch import Tensor
 
 from adapters_store.adapter import (
@@ -102,7 +103,7 @@ class Case:
 
     @property
     def batch(self) -> DeltaBatch | None:
-        resident = [make_resident(adapter, KERNELS) for adapter in self.adapters]
+        resident = [make_resident(adapter.digest, adapter, KERNELS) for adapter in self.adapters]
         pairs = pair_tokens(
             [
                 (token, 1, [(resident[number], coefficient) for number, coefficient in composition])
@@ -226,6 +227,13 @@ def test_wide_16_bit_weight_is_multiplied_whole() -> None:
 def test_resident_bytes_are_those_of_the_operands() -> None:
     source = torch.Generator().manual_seed(4)
     delta = element((8, 8), source, share=0.5)
-    resident: ResidentAdapter = make_resident(adapter_of(delta), KERNELS)
+    resident: ResidentAdapter = make_resident("only", adapter_of(delta), KERNELS)
     assert resident.num_bytes == 9 * 4 + 32 * 4 + 32 * 4  # row starts, columns, values
-    assert resident.digest == adapter_of(delta).digest
+    assert resident.digest == "only"
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bytes_of_an_operand_are_known_before_it_is_laid_out(kind: str, dtype: torch.dtype) -> None:
+    delta = MAKERS[kind](QKV, dtype, torch.Generator().manual_seed(5))
+    assert KERNELS.operand(delta).num_bytes == KERNELS.operand_bytes(delta)

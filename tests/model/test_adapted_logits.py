@@ -79,7 +79,7 @@ def test_mixed_batch_gives_each_sequence_the_logits_of_its_own_merge(
 ) -> None:
     model, kernels = tiny_model("phi3-medium"), ReferenceKernels("cpu")
     adapters = make_adapters(model.config.linear_shapes())
-    resident = [make_resident(adapter, kernels) for adapter in adapters]
+    resident = [make_resident(adapter.digest, adapter, kernels) for adapter in adapters]
     compositions: list[Composition] = [
         [(0, 1.0)],
         [],

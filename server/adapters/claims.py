@@ -1,0 +1,57 @@
+"""Leases on device adapters: the one that is given, and the one that is still waited for."""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from adapters_store.adapter import SparseAdapter
+from server.adapters.sources import Source
+
+
+class AdapterLease:
+    """Keeps adapters resident until `release`, which may be called more than once."""
+
+    def __init__(self, release: Callable[[], None]) -> None:
+        self._release = release
+        self._lock = threading.Lock()
+        self._is_released = False
+
+    def release(self) -> None:
+        with self._lock:
+            was_released, self._is_released = self._is_released, True
+        if not was_released:
+            self._release()
+
+
+class Fetched(NamedTuple):
+    """An adapter in the host's memory, and the bytes that it will have on the device."""
+
+    adapter: SparseAdapter
+    device_bytes: int
+
+
+@dataclass(slots=True, eq=False)
+class Claim:
+    """A lease that is asked for and not yet given."""
+
+    number: int  # in order of arrival
+    sources: Sequence[Source]
+    hold: bool
+    lease: Future[AdapterLease] = field(default_factory=Future)
+    fetched: dict[str, Fetched] = field(default_factory=dict)  # what was not resident
+    passes: int = 0  # claims that came later and were served before
+
+    @property
+    def digests(self) -> set[str]:
+        return {source.digest for source in self.sources}
+
+
+def give(claimed: Future[AdapterLease], lease: AdapterLease, error: BaseException | None) -> None:
+    """The lease to whoever waits for it, or the `error` that spoilt it."""
+    if error is None:
+        claimed.set_result(lease)
+    else:
+        lease.release()
+        claimed.set_exception(error)

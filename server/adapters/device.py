@@ -1,0 +1,128 @@
+"""Which adapters are on the device: bytes, pins, and who goes when room is needed.
+
+Bookkeeping only; `memory.py` holds the lock under which all of this is called, and loads.
+"""
+
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from server.adapters.delta import ResidentAdapter
+from server.adapters.errors import AdapterMemoryFull
+from server.adapters.host import TierCounts
+from server.adapters.room import DeviceRoom, OwnRoom
+
+
+@dataclass(slots=True, eq=False)
+class DeviceEntry:
+    """One adapter that is laid out, or about to be: its room is taken from the start."""
+
+    digest: str
+    num_bytes: int
+    loaded: Future[ResidentAdapter] = field(default_factory=Future)
+    pins: int = 0  # leases that hold it
+    holds: int = 0  # of these, leases without an end: the operator's pins
+
+
+class DeviceAdapters:
+    """At most `max_bytes` of adapters, inside what `room` has."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.num_bytes = 0
+        self.counts = TierCounts()
+        self.room: DeviceRoom = OwnRoom()
+        self._entries: OrderedDict[str, DeviceEntry] = OrderedDict()  # least recently pinned first
+
+    @property
+    def num_pins(self) -> int:
+        """Leases that end with a request, summed over adapters."""
+        return sum(entry.pins - entry.holds for entry in self._entries.values())
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, digest: str) -> DeviceEntry | None:
+        return self._entries.get(digest)
+
+    def pin(self, entry: DeviceEntry, *, hold: bool = False) -> None:
+        entry.pins += 1
+        entry.holds += hold
+        self._entries.move_to_end(entry.digest)
+
+    def unpin(self, entry: DeviceEntry, *, hold: bool = False) -> None:
+        entry.pins -= 1
+        entry.holds -= hold
+        assert entry.pins >= entry.holds >= 0, f"{entry.digest} is let go more often than pinned"
+
+    def add(self, sizes: Mapping[str, int]) -> list[DeviceEntry] | None:
+        """New entries with their room taken, idle ones evicted for it; None where there is none.
+
+        Spares what has a pin, so pin what is wanted beside them first.
+        """
+        victims = self._victims(sum(sizes.values()))
+        if victims is None:
+            return None
+        self._evict(victims)
+        entries = [DeviceEntry(digest, num_bytes) for digest, num_bytes in sizes.items()]
+        self._entries.update((entry.digest, entry) for entry in entries)
+        self.counts.loads += len(entries)
+        self._resize(sum(sizes.values()))
+        return entries
+
+    def drop(self, entry: DeviceEntry) -> None:
+        """Forget an entry and give its room back, if it is still there."""
+        if self._entries.get(entry.digest) is entry:
+            del self._entries[entry.digest]
+            self._resize(-entry.num_bytes)
+
+    def give_way(self, num_bytes: int) -> None:
+        """Let idle adapters go until they freed `num_bytes`, or none where they hold less."""
+        idle = self._idle()
+        before = accumulate((entry.num_bytes for entry in idle), initial=0)
+        victims = [entry for entry, freed in zip(idle, before, strict=False) if freed < num_bytes]
+        if sum(entry.num_bytes for entry in victims) >= num_bytes:
+            self._evict(victims)
+
+    def check_possible(self, digests: Collection[str], needed: int) -> None:
+        """Raise AdapterMemoryFull if `digests`, `needed` bytes of them, never fit.
+
+        They do once every lease but the operator's and their own has ended.
+        """
+        others = (entry for entry in self._entries.values() if entry.digest not in digests)
+        held = sum(entry.num_bytes for entry in others if entry.holds > 0)
+        if held + needed > self.max_bytes:
+            raise AdapterMemoryFull(needed, held, self.max_bytes)
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError unless bytes and pins add up."""
+        total = sum(entry.num_bytes for entry in self._entries.values())
+        assert total == self.num_bytes <= self.max_bytes, f"{total}, {self.num_bytes} bytes"
+        for entry in self._entries.values():
+            assert entry.pins >= entry.holds >= 0, entry
+
+    def _victims(self, needed: int) -> list[DeviceEntry] | None:
+        """The fewest idle adapters, oldest first, whose going makes room; None if none would."""
+        total = self.num_bytes + needed
+        victims: list[DeviceEntry] = []
+        for entry in self._idle():
+            if total <= self.max_bytes and self.room.fits(total):
+                return victims
+            victims.append(entry)
+            total -= entry.num_bytes
+        return victims if total <= self.max_bytes and self.room.fits(total) else None
+
+    def _evict(self, victims: Sequence[DeviceEntry]) -> None:
+        for entry in victims:
+            self.drop(entry)
+        self.counts.evictions += len(victims)
+
+    def _resize(self, difference: int) -> None:
+        self.num_bytes += difference
+        self.room.hold(self.num_bytes)
+
+    def _idle(self) -> list[DeviceEntry]:
+        """What no lease holds, least recently pinned first."""
+        return [entry for entry in self._entries.values() if entry.pins == 0]

@@ -1,0 +1,287 @@
+"""Adapters from disk to host to device, for whoever asks: leases, their queue, and the way out.
+
+A lease keeps all adapters of one request on the device. It is asked for by digest; what is missing
+is loaded to the host at once, whether or not the device has room (so a queued request finds it
+there), and laid out on the device when its turn comes. Nobody waits in a thread of their own.
+
+Order: first come, first served among those that are loaded to the host. While the first one waits
+for room, those that need none (all of theirs is resident) may pass it, `MAX_PASSES` times; then
+nobody does until it is served.
+"""
+
+from bisect import insort
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future
+from contextlib import AbstractContextManager
+from itertools import count
+from typing import Any
+
+from adapters_store.adapter import SparseAdapter
+from server.adapters.claims import AdapterLease, Claim, Fetched, give
+from server.adapters.delta import ResidentAdapter, make_resident, resident_bytes
+from server.adapters.device import DeviceAdapters, DeviceEntry
+from server.adapters.errors import AdapterMemoryError, LeaseQueueFull
+from server.adapters.futures import when_all
+from server.adapters.host import HostAdapters
+from server.adapters.sources import Source
+from server.adapters.status import Freed, MemoryStatus, State
+from server.adapters.trim import release_free_memory
+from server.kernels.interface import Kernels
+
+MAX_PASSES = 64
+
+
+class AdapterMemory:
+    """Both tiers of memory. Every public method may be called from any thread."""
+
+    def __init__(
+        self,
+        host: HostAdapters,
+        device: DeviceAdapters,
+        kernels: Kernels,
+        pool: Executor,
+        lock: AbstractContextManager[Any],
+        max_waiting: int,
+    ) -> None:
+        """`lock`, re-entrant, guards the device's memory; whoever shares the room shares it."""
+        self.host, self.device = host, device
+        self._kernels = kernels
+        self._pool = pool
+        self._lock = lock
+        self._max_waiting = max_waiting
+        self._numbers = count()
+        self._claims: set[Claim] = set()
+        self._queue: list[Claim] = []  # those of `_claims` that wait for room, oldest first
+        self._drains: dict[str, Future[Freed]] = {}
+
+    # Leases
+
+    def lease(self, sources: Sequence[Source], *, hold: bool = False) -> Future[AdapterLease]:
+        """All of `sources` on the device, as soon as may be; cancelling the future gives up.
+
+        `hold` says that the lease has no end, so that nobody need wait for it. The future fails
+        with AdapterMemoryFull, or with what loading an adapter raises; nothing stays pinned then.
+        Raises LeaseQueueFull.
+        """
+        claim = Claim(next(self._numbers), sources, hold)
+        with self._lock:
+            if len(self._claims) >= self._max_waiting:
+                raise LeaseQueueFull(self._max_waiting)
+            self._claims.add(claim)
+        claim.lease.add_done_callback(lambda lease: self._give_up(claim, lease))
+        self._fetch(claim)
+        return claim.lease
+
+    def get(self, digest: str) -> ResidentAdapter:
+        """A leased adapter."""
+        entry = self.device.find(digest)
+        assert entry is not None, f"{digest} is used without a lease"
+        assert entry.loaded.done(), f"{digest} is used before its lease is given"
+        return entry.loaded.result()
+
+    def give_way(self, num_bytes: int) -> None:
+        """Let idle adapters go for whoever shares the room."""
+        with self._lock:
+            self.device.give_way(num_bytes)
+
+    def admit(self) -> None:
+        """There may be room now: serve the claims that wait for it."""
+        with self._lock:
+            blocked: Claim | None = None
+            for claim in list(self._queue):
+                if blocked is not None and blocked.passes >= MAX_PASSES:
+                    break
+                if claim not in self._claims:
+                    continue  # settled by one before it
+                if blocked is None:
+                    blocked = None if self._serve(claim) else claim
+                elif self._is_resident(claim):
+                    blocked.passes += self._serve(claim)
+
+    # What there is
+
+    def status(self, digest: str) -> MemoryStatus:
+        """Where one adapter is, on this server."""
+        with self._lock:
+            entry = self.device.find(digest)
+            return MemoryStatus(
+                state=self._state(digest, entry),
+                pins=entry.pins if entry is not None else 0,
+                waiting=self._num_claims(digest),
+                host_bytes=self.host.bytes_of(digest),
+                device_bytes=entry.num_bytes if entry is not None else 0,
+            )
+
+    @property
+    def num_waiting(self) -> int:
+        """Leases asked for and not yet given."""
+        return len(self._claims)
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError unless the books of both tiers add up."""
+        with self._lock:
+            self.device.check_integrity()
+            assert self.host.num_bytes <= self.host.max_bytes
+            assert self._claims >= set(self._queue), "a claim waits that is not known"
+
+    # The way out
+
+    def drain(self, digest: str) -> Future[Freed]:
+        """Let an adapter go as soon as nobody uses it or waits for it; the bytes freed by tier."""
+        with self._lock:
+            draining = self._drains.setdefault(digest, Future())
+            self._finish_drains([digest])
+        return draining
+
+    def _finish_drains(self, digests: Sequence[str]) -> None:
+        for digest in self._drains.keys() & set(digests):
+            entry = self.device.find(digest)
+            if self._num_claims(digest) > 0 or (entry is not None and entry.pins > 0):
+                continue
+            if entry is not None:
+                self.device.drop(entry)
+            device_bytes = entry.num_bytes if entry is not None else 0
+            freed = Freed(self.host.discard(digest), device_bytes)
+            self._pool.submit(_hand_back, self._drains.pop(digest), freed)
+
+    # From claim to lease
+
+    def _fetch(self, claim: Claim) -> None:
+        """Load what is in neither tier; then the claim waits for room."""
+        missing = [source for source in claim.sources if not self._is_at_hand(claim, source)]
+        fetching = [self.host.fetch(source) for source in missing]
+        when_all(fetching, lambda error: self._fetched(claim, missing, fetching, error))
+
+    def _fetched(
+        self,
+        claim: Claim,
+        sources: Sequence[Source],
+        fetching: Sequence[Future[SparseAdapter]],
+        error: BaseException | None,
+    ) -> None:
+        if error is not None:
+            self._fail(claim, error)
+            return
+        for source, future in zip(sources, fetching, strict=True):
+            num_bytes = resident_bytes(future.result(), self._kernels)
+            claim.fetched[source.digest] = Fetched(future.result(), num_bytes)
+        with self._lock:
+            if claim in self._claims:
+                insort(self._queue, claim, key=lambda waiting: waiting.number)
+                self.admit()
+
+    def _serve(self, claim: Claim) -> bool:
+        """Settle a claim, one way or the other; False if it has to wait for room."""
+        if not all(self._is_at_hand(claim, source) for source in claim.sources):
+            self._queue.remove(claim)
+            self._fetch(claim)  # something was evicted while it waited
+            return True
+        try:
+            entries = self._take_room(claim)
+        except AdapterMemoryError as error:
+            self._fail(claim, error)
+            return True
+        if entries is not None:
+            self._hand_over(claim, entries)
+        return entries is not None
+
+    def _take_room(self, claim: Claim) -> list[DeviceEntry] | None:
+        """Pinned entries for all members, new ones among them; None, and no change, if full."""
+        found = [self.device.find(digest) for digest in sorted(claim.digests)]
+        entries = [entry for entry in found if entry is not None]
+        sizes = {
+            digest: fetched.device_bytes
+            for digest, fetched in claim.fetched.items()
+            if self.device.find(digest) is None
+        }
+        needed = sum(sizes.values()) + sum(entry.num_bytes for entry in entries)
+        self.device.check_possible(claim.digests, needed)
+        self._pin(entries, claim.hold)
+        added = self.device.add(sizes)
+        if added is None:
+            self._unpin(entries, claim.hold)
+            return None
+        self._pin(added, claim.hold)
+        self.device.counts.hits += len(entries)
+        for entry in added:
+            self._pool.submit(self._lay_out, entry, claim.fetched[entry.digest].adapter)
+        return entries + added
+
+    def _hand_over(self, claim: Claim, entries: list[DeviceEntry]) -> None:
+        """Give the lease when all of its adapters are laid out."""
+        self._forget(claim)
+        lease = AdapterLease(lambda: self._release(entries, claim.hold))
+        if claim.lease.set_running_or_notify_cancel():
+            loading = [entry.loaded for entry in entries]
+            when_all(loading, lambda error: give(claim.lease, lease, error))
+        else:
+            lease.release()
+
+    def _lay_out(self, entry: DeviceEntry, adapter: SparseAdapter) -> None:
+        try:
+            self.device.room.vacate()
+            resident = make_resident(entry.digest, adapter, self._kernels)
+            assert resident.num_bytes == entry.num_bytes, "an operand's bytes were foretold wrongly"
+        except BaseException as error:
+            with self._lock:
+                self.device.drop(entry)
+            entry.loaded.set_exception(error)
+        else:
+            entry.loaded.set_result(resident)
+
+    def _release(self, entries: Sequence[DeviceEntry], hold: bool) -> None:
+        with self._lock:
+            self._unpin(entries, hold)
+            self._finish_drains([entry.digest for entry in entries])
+            self.admit()
+
+    def _pin(self, entries: Sequence[DeviceEntry], hold: bool) -> None:
+        for entry in entries:
+            self.device.pin(entry, hold=hold)
+
+    def _unpin(self, entries: Sequence[DeviceEntry], hold: bool) -> None:
+        for entry in entries:
+            self.device.unpin(entry, hold=hold)
+
+    def _fail(self, claim: Claim, error: BaseException) -> None:
+        with self._lock:
+            self._forget(claim)
+        if claim.lease.set_running_or_notify_cancel():
+            claim.lease.set_exception(error)
+
+    def _give_up(self, claim: Claim, lease: Future[AdapterLease]) -> None:
+        """A claim whose client is gone makes room for those behind it."""
+        if lease.cancelled():
+            with self._lock:
+                self._forget(claim)
+                self.admit()
+
+    def _forget(self, claim: Claim) -> None:
+        self._claims.discard(claim)
+        if claim in self._queue:
+            self._queue.remove(claim)
+        self._finish_drains(sorted(claim.digests))
+
+    def _is_at_hand(self, claim: Claim, source: Source) -> bool:
+        return source.digest in claim.fetched or self.device.find(source.digest) is not None
+
+    def _is_resident(self, claim: Claim) -> bool:
+        return all(self.device.find(source.digest) is not None for source in claim.sources)
+
+    def _num_claims(self, digest: str) -> int:
+        return sum(digest in claim.digests for claim in self._claims)
+
+    def _state(self, digest: str, entry: DeviceEntry | None) -> State:
+        if digest in self._drains:
+            return State.DRAINING
+        if entry is not None and entry.loaded.done():
+            return State.READY
+        if entry is not None or self.host.is_loading(digest) or self._num_claims(digest):
+            return State.LOADING
+        return State.STORED
+
+
+def _hand_back(draining: Future[Freed], freed: Freed) -> None:
+    """Tell that a drain is over, with the memory back at the operating system."""
+    release_free_memory()
+    draining.set_result(freed)

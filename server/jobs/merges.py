@@ -1,0 +1,36 @@
+"""Jobs of the kind `merge`: a recipe in, a published adapter version out.
+
+A request holds the name, the recipe's text and the metadata. Recipes name adapters by digest, so a
+job that is done again makes the same version.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from adapters_store.ingest import AdapterStore
+from adapters_store.merging.merger import Merger
+from adapters_store.merging.recipe import Recipe
+from adapters_store.registry.labels import RECIPE_KEY
+from server.jobs.worker import Advance
+
+KIND = "merge"
+
+
+class MergeJobs:
+    """The handler: merges and publishes."""
+
+    def __init__(self, store: AdapterStore, merger: Merger) -> None:
+        self._store, self._merger = store, merger
+
+    def __call__(self, request: Mapping[str, Any], advance: Advance) -> dict[str, Any]:
+        """The id and digest of the version that holds the merge, and whether it is new."""
+        recipe = Recipe.parse(request["recipe"])
+        adapter = self._merger.merge(recipe, lambda done, total: advance(done / total))
+        facts = {RECIPE_KEY: recipe.digest}
+        made = self._store.publish(adapter, request["name"], request["metadata"], facts=facts)
+        return {"id": made.record.id, "digest": made.record.digest, "created": made.created}
+
+
+def merge_request(name: str, recipe: Recipe, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The request of a merge job."""
+    return {"name": name, "recipe": recipe.json(), "metadata": dict(metadata)}
