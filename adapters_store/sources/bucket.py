@@ -30,8 +30,9 @@ class BucketSource:
 
     def __init__(self, url: str) -> None:
         """Raises ValueError where `url` names no bucket, or the driver is not installed."""
-        self._url = url.rstrip("/")
-        self._bucket, _, self._prefix = self._url.removeprefix(SCHEME).partition("/")
+        self._bucket, _, prefix = url.removeprefix(SCHEME).partition("/")
+        self._prefix = prefix.rstrip("/")
+        self._url = f"{SCHEME}{joined(self._bucket, self._prefix)}".rstrip("/")
         if not self._bucket:
             raise ValueError(f"{url!r} names no bucket")
         _check_installed()

@@ -40,10 +40,11 @@ class DirectorySource:
             descriptor = self._open(path)
             if descriptor is None:
                 return False
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                os.close(descriptor)
+                return False
             with open(descriptor, "rb") as file:
-                status = os.fstat(descriptor)
-                if not stat.S_ISREG(status.st_mode):
-                    return False
                 check_size(status.st_size, max_bytes)
                 write_bounded(chunks_of(file), target, max_bytes)
         return True

@@ -11,11 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from huggingface_hub import constants, get_hf_file_metadata, get_session, hf_hub_url
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers
 
 from adapters_store.errors import SourceUnavailable
@@ -50,8 +46,10 @@ class HubSource:
             )
             try:
                 found = get_hf_file_metadata(url, endpoint=self._endpoint)
-            except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError):
-                return False
+            except HfHubHTTPError as error:
+                if error.response.status_code == 404:
+                    return False
+                raise
             if found.commit_hash != self._revision:
                 raise SourceUnavailable(self._entry, f"it answers with {found.commit_hash}")
             check_size(found.size or 0, max_bytes)
