@@ -171,9 +171,7 @@ def large_registry(path: Path, count: int) -> Registry:
         session.execute(insert(Name), [{"name": row.name, "next_version": 2} for row in rows])
         session.add_all(rows)
         session.flush()
-        fields = ("key", "value", "name", "version")
-        labels = [{f: getattr(label, f) for f in fields} for row in rows for label in row.labels]
-        session.execute(insert(Label), labels)
+        session.execute(insert(Label), [label for row in rows for label in row.labels])
     return registry
 
 
