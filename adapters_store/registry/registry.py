@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import ColumnElement, delete, insert, select
+from sqlalchemy import ColumnElement, delete, exists, insert, select
 from sqlalchemy.orm import Session
 
 from adapters_store.errors import AdapterInUse, AdapterNotFound, InvalidMetadata
@@ -133,7 +133,8 @@ class Registry:
     def pinned_names(self) -> list[str]:
         """Names that are to stay on the device, where they have a version."""
         with self._reads.begin() as session:
-            query = select(Name.name).where(Name.pinned, Name.versions.any()).order_by(Name.name)
+            has_version = exists().where(Version.name == Name.name)
+            query = select(Name.name).where(Name.pinned, has_version).order_by(Name.name)
             return list(session.scalars(query))
 
     def pinned_digests(self, name: str) -> frozenset[str]:
