@@ -58,7 +58,9 @@ class Setting(click.ParamType):
     help="do again what a recipe says: its JSON, or a merged adapter, which carries its own",
 )
 @click.option("--method", help=f"{DEFAULT_METHOD} unless told; see docs/merging.md")
-@click.option("-p", "--parameter", "parameters", type=Setting(), multiple=True, help="of the method")
+@click.option(
+    "-p", "--parameter", "parameters", type=Setting(), multiple=True, help="of the method"
+)
 @click.option("--seed", type=click.IntRange(min=0), help="for methods that draw")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 def merge(

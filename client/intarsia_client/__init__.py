@@ -27,6 +27,7 @@ from intarsia_client.errors import (
     UnsupportedMedia,
 )
 from intarsia_client.generation import ChatCompletion, Choice, Chunk, Completion, Served, Usage
+from intarsia_client.jobs import Job, MergeMethod, MergeParameter
 from intarsia_client.options import AdapterFilter, ChatOptions, CompletionOptions
 from intarsia_client.types import (
     Adapter,
@@ -67,7 +68,10 @@ __all__ = [
     "Forbidden",
     "IntarsiaError",
     "InvalidArgument",
+    "Job",
     "LayerEffect",
+    "MergeMethod",
+    "MergeParameter",
     "Model",
     "NotFound",
     "PartEffect",

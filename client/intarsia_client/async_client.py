@@ -12,15 +12,17 @@ from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from intarsia_client import files, wire
+from intarsia_client import files, merge_wire, wire
 from intarsia_client.answers import ChunkReader, raise_for_status, transport_errors
 from intarsia_client.errors import ConnectionFailed, Unavailable
 from intarsia_client.generation import ChatCompletion, Chunk, Completion
+from intarsia_client.jobs import Job, MergeMethod
 from intarsia_client.options import AdapterFilter, ChatOptions, CompletionOptions
 from intarsia_client.types import (
     Adapter,
     AdapterEffect,
     AdapterName,
+    AdapterWeight,
     Deleted,
     Json,
     Model,
@@ -159,6 +161,47 @@ class AsyncClient:
                 async for data in response.aiter_bytes():
                     file.write(data)
         return Path(to)
+
+    async def merge(
+        self,
+        name: str,
+        adapters: Sequence[AdapterWeight],
+        *,
+        merge: Json | None = None,
+        metadata: Json | None = None,
+    ) -> Adapter:
+        """Publishes a merge as `name`, and answers when it is there.
+
+        `merge` is {"method": name, **parameters}; the server's default method when None.
+        """
+        return await self._send(merge_wire.merge(name, adapters, merge, metadata))
+
+    async def start_merge(
+        self,
+        name: str,
+        adapters: Sequence[AdapterWeight],
+        *,
+        merge: Json | None = None,
+        metadata: Json | None = None,
+    ) -> Job:
+        """As `merge`, but answers with the job at once; its `result` will name the adapter."""
+        return await self._send(merge_wire.start_merge(name, adapters, merge, metadata))
+
+    async def merge_methods(self) -> tuple[MergeMethod, ...]:
+        """The ways to merge, and what each may be told."""
+        return await self._send(merge_wire.merge_methods())
+
+    async def job(self, job_id: str) -> Job:
+        """A job as it stands."""
+        return await self._send(merge_wire.job(job_id))
+
+    async def jobs(self, limit: int = 100) -> tuple[Job, ...]:
+        """At most `limit` jobs, the newest first."""
+        return await self._send(merge_wire.jobs(limit))
+
+    async def cancel(self, job_id: str) -> Job:
+        """Ends a job before its time; one that has ended stays as it is."""
+        return await self._send(merge_wire.cancel(job_id))
 
     async def models(self) -> tuple[Model, ...]:
         """The base and every adapter that `model` may name."""

@@ -18,6 +18,7 @@ from intarsia_client.client import Client
 from intarsia_client.conversation import Conversation, show_answer, talk
 from intarsia_client.errors import UnexpectedAnswer
 from intarsia_client.files import OnProgress
+from intarsia_client.merging import finished, setting, weighted
 from intarsia_client.options import ChatOptions
 from intarsia_client.types import Adapter, AdapterWeight
 from intarsia_client.wire import API_KEY_VARIABLE, DEFAULT_URL
@@ -166,6 +167,34 @@ def download(client: Client, reference: str, path: Path) -> None:
         raise click.BadParameter(f"there is no directory {path.parent}", param_hint="PATH")
     client.download(reference, path)
     click.echo(f"Wrote {path}: {path.stat().st_size:,} bytes.")
+
+
+@adapters.command()
+@click.argument("name")
+@click.argument("members", nargs=-1, required=True, type=weighted, metavar="REF[:WEIGHT]...")
+@click.option("--method", help="The server's default when absent.")
+@click.option("-p", "--parameter", "parameters", type=setting, multiple=True, metavar="NAME=VALUE")
+@click.option("--seed", type=click.IntRange(min=0), help="For methods that draw.")
+@click.option("--wait", is_flag=True, help="Until the adapter is there.")
+@as_json
+@with_client
+def merge(
+    client: Client,
+    name: str,
+    members: tuple[AdapterWeight, ...],
+    method: str | None,
+    parameters: tuple[tuple[str, Any], ...],
+    seed: int | None,
+    wait: bool,
+    is_json: bool,
+) -> None:
+    """Merge stored adapters into the next version of NAME."""
+    given = {"method": method, "seed": seed, **dict(parameters)}
+    how = {key: value for key, value in given.items() if value is not None}
+    job = client.start_merge(name, members, merge=how or None)
+    if wait:
+        return _show(finished(client, job), is_json)
+    return _print_json(job.raw) if is_json else click.echo(f"{job.id} {job.status}")
 
 
 def _composition(members: tuple[AdapterWeight, ...]) -> ChatOptions:
