@@ -3,6 +3,7 @@
 Knows nothing of files: a row is written once the bytes that it names are safe.
 """
 
+from adapters_store.registry.guarded import Guarded
 from adapters_store.registry.listing import ANY, Filter
 from adapters_store.registry.records import (
     AdapterDraft,
@@ -12,7 +13,7 @@ from adapters_store.registry.records import (
     NameState,
     Publication,
 )
-from adapters_store.registry.registry import Guarded, Registry
+from adapters_store.registry.registry import Registry
 
 __all__ = [
     "ANY",

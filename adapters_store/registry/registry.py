@@ -1,6 +1,5 @@
 """The registry: what may be asked of it, each question or change in one transaction."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +10,7 @@ from adapters_store.errors import AdapterInUse, AdapterNotFound, InvalidMetadata
 from adapters_store.names import Reference, check_alias, check_digest, check_name, parse_reference
 from adapters_store.registry import aliases, listing
 from adapters_store.registry.database import Database, lock_name
+from adapters_store.registry.guarded import Guarded, check_draft, publication_of
 from adapters_store.registry.labels import SERVER_KEYS, check_metadata, search_text
 from adapters_store.registry.listing import ANY, Filter
 from adapters_store.registry.records import (
@@ -22,28 +22,6 @@ from adapters_store.registry.records import (
     Publication,
 )
 from adapters_store.registry.tables import Label, Name, Version
-
-
-class Guarded:
-    """One digest in a transaction that alone may change its rows and its file."""
-
-    def __init__(self, session: Session, digest: str) -> None:
-        self._session, self._digest = session, digest
-
-    def publish(self, draft: AdapterDraft) -> Publication:
-        """As Registry.publish; it stands when the guard ends well."""
-        assert draft.digest == self._digest, "the guard of another digest"
-        _check(draft)
-        lock_name(self._session, draft.name)
-        publication = _publication(self._session, draft)
-        if publication.created:
-            _add(self._session, publication.record)
-        return publication
-
-    def is_used(self) -> bool:
-        """Whether any version of any name points at the digest."""
-        query = select(Version.version).where(Version.digest == self._digest).limit(1)
-        return self._session.scalar(query) is not None
 
 
 class Registry:
@@ -74,9 +52,9 @@ class Registry:
 
     def preview(self, draft: AdapterDraft) -> Publication:
         """What `publish` would answer now, without publishing."""
-        _check(draft)
+        check_draft(draft)
         with self._reads.begin() as session:
-            return _publication(session, draft)
+            return publication_of(session, draft)
 
     def resolve(self, reference: str, key: str | None = None) -> AdapterRecord:
         """The version that `reference` names, the latest of a bare name; else AdapterNotFound.
@@ -202,31 +180,6 @@ class Registry:
 
     def close(self) -> None:
         self._database.close()
-
-
-def _check(draft: AdapterDraft) -> None:
-    check_name(draft.name)
-    check_metadata(draft.metadata)
-
-
-def _publication(session: Session, draft: AdapterDraft) -> Publication:
-    same = (Version.name == draft.name) & (Version.digest == draft.digest)
-    existing = session.scalar(select(Version).where(same))
-    if existing is not None:
-        return Publication(existing.record, created=False)
-    known = session.get(Name, draft.name)
-    version = known.next_version if known else 1
-    record = AdapterRecord(**vars(draft), version=version, created=time.time())
-    return Publication(record, created=True)
-
-
-def _add(session: Session, record: AdapterRecord) -> None:
-    session.merge(Name(name=record.name, next_version=record.version + 1))
-    session.flush()
-    row = Version.of(record)
-    session.add(row)
-    session.flush()
-    session.execute(insert(Label), row.labels)
 
 
 def _matching(session: Session, wanted: Reference) -> list[Version]:
