@@ -23,7 +23,9 @@ from server.api import (
     completions,
     diagnose,
     health,
+    jobs,
     loading,
+    merges,
     models,
     stats,
     uploads,
@@ -40,7 +42,7 @@ from server.model.demo_base import ensure_demo_base
 from server.model.text import TextCodec
 from server.runtime import build_runtime
 from server.settings import DEMO, Settings
-from server.storage import Report, open_sources, open_store
+from server.storage import Report, open_jobs, open_merger, open_sources, open_store
 
 UPLOAD_ROUTE = "/v1/adapters"
 FORM_OVERHEAD = 1 << 20  # bytes of an upload's form around the file
@@ -59,7 +61,9 @@ def create_app(settings: Settings, report: Report = logger.info) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services.engine.start()
         _pin_names(services)
+        services.jobs.start()
         yield
+        services.jobs.stop()
         services.engine.stop()
         services.store.close()
 
@@ -76,6 +80,8 @@ def create_app(settings: Settings, report: Report = logger.info) -> FastAPI:
         chat,
         models,
         diagnose,
+        merges,
+        jobs,
         uploads,
         stats,
         aliases,
@@ -94,6 +100,7 @@ def build_services(settings: Settings, report: Report) -> Services:
     checkpoint = _open_base(settings, report)
     base_name = _base_name(settings, checkpoint)
     store = open_store(settings, checkpoint, base_name, report)
+    merger = open_merger(settings, store)
     runtime = build_runtime(settings, checkpoint, store.load, report)
     config = runtime.engine.config
     registry = CollectorRegistry()
@@ -114,6 +121,8 @@ def build_services(settings: Settings, report: Report) -> Services:
         source=runtime.source,
         pins=PinnedNames(runtime.memory, runtime.source, store.registry.pinned_digests),
         leaving={},
+        merger=merger,
+        jobs=open_jobs(settings, store, merger),
         engine=EngineLoop(runtime.engine),
         metrics=RequestMetrics(registry),
         render_metrics=lambda: render(registry),

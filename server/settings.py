@@ -84,6 +84,15 @@ class Settings(BaseSettings):
     )
     max_upload_bytes: ByteSize = Field(ByteSize(1 << 30), gt=0, description="largest adapter file")
     max_adapter_nnz: int = Field(1 << 30, gt=0, description="most entries of one adapter")
+    max_merge_bytes: ByteSize = Field(
+        ByteSize(8 << 30), gt=0, description="most memory that one merge may be predicted to take"
+    )
+    max_merge_seconds: float = Field(
+        600, gt=0, description="longest that one merge may be predicted to take"
+    )
+    max_merge_cache_bytes: ByteSize = Field(
+        ByteSize(1 << 30), gt=0, description="merged layers kept for merges that share them"
+    )
     max_request_bytes: ByteSize = Field(ByteSize(16 << 20), gt=0, description="largest JSON body")
 
     @field_validator("api_key")

@@ -1,14 +1,20 @@
 """The store's part of the composition root: opened as the settings say, `publish_dir` published."""
 
 import logging
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 from adapters_store.errors import BlobsUnavailable, RegistryUnavailable, StoreError
 from adapters_store.ingest import AdapterStore
+from adapters_store.merging.cost import CostLimits
+from adapters_store.merging.merger import Merger
 from adapters_store.signatures import TrustedKeys
 from adapters_store.sources import AdapterSources
 from adapters_store.validation import Limits
+from server.jobs import merges
+from server.jobs.store import JobStore
+from server.jobs.worker import JobWorker
 from server.model.checkpoint import Checkpoint
 from server.model.identity import base_identity
 from server.model.stored_rows import StoredRows
@@ -57,6 +63,19 @@ def open_sources(settings: Settings) -> AdapterSources:
         )
     except ValueError as error:
         raise SettingsConflict("adapter_sources", settings.adapter_sources, str(error)) from error
+
+
+def open_merger(settings: Settings, store: AdapterStore) -> Merger:
+    """Merges of the store's adapters, within the settings' limits."""
+    limits = CostLimits(settings.max_merge_bytes, settings.max_merge_seconds)
+    return Merger(store.open_reader, store.base, limits, settings.max_merge_cache_bytes)
+
+
+def open_jobs(settings: Settings, store: AdapterStore, merger: Merger) -> JobWorker:
+    """The worker of this data directory, which every kind of job has its handler in."""
+    handlers = {merges.KIND: merges.MergeJobs(store, merger)}
+    name = f"{socket.gethostname()}:{settings.data_dir.absolute()}"
+    return JobWorker(JobStore(store.registry.database), handlers, name)
 
 
 def _entries(text: str | None) -> list[str]:

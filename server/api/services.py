@@ -7,6 +7,7 @@ from typing import Annotated, Any, Protocol, cast
 from fastapi import Depends, Request
 
 from adapters_store.ingest import AdapterStore
+from adapters_store.merging.merger import Merger
 from adapters_store.registry import AdapterRecord
 from adapters_store.sources import AdapterSources
 from server.adapters.memory import AdapterMemory
@@ -14,6 +15,7 @@ from server.adapters.pins import PinnedNames
 from server.adapters.sources import Source
 from server.engine.loop import EngineLoop
 from server.errors import UnsupportedMedia
+from server.jobs.worker import JobWorker
 from server.metrics import RequestMetrics
 from server.model.text import TextCodec
 
@@ -43,6 +45,8 @@ class Services:
     source: Callable[[str], Source]  # of a stored adapter, by digest
     pins: PinnedNames
     leaving: dict[str, AdapterRecord]  # deleted versions that requests still use, by id
+    merger: Merger
+    jobs: JobWorker
     engine: EngineLoop
     metrics: RequestMetrics
     render_metrics: MetricsText

@@ -56,6 +56,11 @@ class JobWorker:
         self._wake.set()
         self._thread.join()
 
+    @property
+    def store(self) -> JobStore:
+        """The jobs themselves, to look at and to cancel."""
+        return self._jobs
+
     def submit(self, kind: str, request: Mapping[str, Any]) -> JobRecord:
         """Queue a job of a kind that has a handler; its request is JSON."""
         assert kind in self._handlers, kind
