@@ -6,16 +6,17 @@ a weight's mask: layers that have one are named, and their biases not measured.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from adapters_store.adapter import WeightDelta
+from adapters_store.adapter import BaseIdentity, WeightDelta
 from adapters_store.effect import Parts
 from adapters_store.errors import BaseMismatch
 from adapters_store.merging.diagnostics.counts import Counts, total
 from adapters_store.merging.diagnostics.entries import entries_of
 from adapters_store.merging.diagnostics.forms import Prediction, predict
 from adapters_store.merging.diagnostics.panels import count_panel
+from adapters_store.merging.merge import common_base
 from adapters_store.merging.reader import AdapterReader, bias_of, weight_of
 
 PANEL_PLACES = 1 << 16  # what is side by side then stays in a processor's cache
@@ -62,7 +63,7 @@ def diagnose(
     """
     assert members
     names = sorted({layer for member in members for layer in member.layers})
-    _check_bases(members, names)
+    common_base({member.digest: member for member in members})
     layers = []
     for layer in names:
         deltas = [weight_of(member.deltas(layer)) for member in members]
@@ -72,11 +73,14 @@ def diagnose(
     return _pool(layers, biases, len(members))
 
 
-def _check_bases(members: Sequence[AdapterReader], layers: Sequence[str]) -> None:
-    for layer in layers:
-        bases = {some.digest: some.base[layer] for some in members if layer in some.base}
-        if len(set(bases.values())) > 1:
-            raise BaseMismatch(layer, bases)
+def check_base(members: Iterable[AdapterReader], base: BaseIdentity) -> None:
+    """Raise BaseMismatch for a member that changes other weights than those of `base`."""
+    for member in members:
+        for layer, digest in member.base.items():
+            own = base.layers.get(layer)
+            if own is None or own.digest != digest:
+                found = own.digest if own else "no such layer"
+                raise BaseMismatch(layer, {member.digest: digest, f"base {base.name!r}": found})
 
 
 def _pool(layers: Sequence[LayerDiagnosis], biases: Sequence[str], num_members: int) -> Diagnosis:

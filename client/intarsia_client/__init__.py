@@ -7,6 +7,7 @@ Example:
 
 from intarsia_client.async_client import AsyncClient
 from intarsia_client.client import Client
+from intarsia_client.diagnosis import Bounds, Diagnosis, Finding, Overlap
 from intarsia_client.errors import (
     AdapterRefused,
     APIError,
@@ -55,6 +56,7 @@ __all__ = [
     "AdapterWeight",
     "AsyncClient",
     "BadRequest",
+    "Bounds",
     "ChatCompletion",
     "ChatOptions",
     "Choice",
@@ -65,6 +67,8 @@ __all__ = [
     "Conflict",
     "ConnectionFailed",
     "Deleted",
+    "Diagnosis",
+    "Finding",
     "Forbidden",
     "IntarsiaError",
     "InvalidArgument",
@@ -74,6 +78,7 @@ __all__ = [
     "MergeParameter",
     "Model",
     "NotFound",
+    "Overlap",
     "PartEffect",
     "RateLimited",
     "Served",

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from intarsia_client import files, merge_wire, wire
+from intarsia_client import diagnosis, files, merge_wire, wire
 from intarsia_client.answers import ChunkReader, raise_for_status, transport_errors
 from intarsia_client.errors import ConnectionFailed, Unavailable
 from intarsia_client.generation import ChatCompletion, Chunk, Completion
@@ -186,6 +186,12 @@ class AsyncClient:
     ) -> Job:
         """As `merge`, but answers with the job at once; its `result` will name the adapter."""
         return await self._send(merge_wire.start_merge(name, adapters, merge, metadata))
+
+    async def diagnose(
+        self, adapters: Sequence[AdapterWeight], **bounds: Unpack[diagnosis.Bounds]
+    ) -> diagnosis.Diagnosis:
+        """Tells how adapters overlap and interfere, before they are merged."""
+        return await self._send(diagnosis.diagnose(adapters, bounds))
 
     async def merge_methods(self) -> tuple[MergeMethod, ...]:
         """The ways to merge, and what each may be told."""

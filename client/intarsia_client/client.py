@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from intarsia_client import files, merge_wire, wire
+from intarsia_client import diagnosis, files, merge_wire, wire
 from intarsia_client.answers import ChunkReader, raise_for_status, transport_errors
 from intarsia_client.errors import ConnectionFailed, Unavailable
 from intarsia_client.generation import ChatCompletion, Chunk, Completion
@@ -180,6 +180,12 @@ class Client:
     ) -> Job:
         """As `merge`, but answers with the job at once; its `result` will name the adapter."""
         return self._send(merge_wire.start_merge(name, adapters, merge, metadata))
+
+    def diagnose(
+        self, adapters: Sequence[AdapterWeight], **bounds: Unpack[diagnosis.Bounds]
+    ) -> diagnosis.Diagnosis:
+        """Tells how adapters overlap and interfere, before they are merged."""
+        return self._send(diagnosis.diagnose(adapters, bounds))
 
     def merge_methods(self) -> tuple[MergeMethod, ...]:
         """The ways to merge, and what each may be told."""

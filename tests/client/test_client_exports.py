@@ -12,7 +12,16 @@ import intarsia_client
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PUBLIC_MODULES = ("client", "async_client", "errors", "generation", "jobs", "options", "types")
+PUBLIC_MODULES = (
+    "client",
+    "async_client",
+    "diagnosis",
+    "errors",
+    "generation",
+    "jobs",
+    "options",
+    "types",
+)
 FOR_SUBCLASSING_ONLY = {"Answer", "Generation", "GenerationOptions"}
 
 

@@ -13,7 +13,7 @@ SHARED, OPPOSED = range(2)  # of its counts of pairs
 DOTS, SQUARES = range(2)  # and of its sums of pairs
 
 
-@inlined  # type: ignore[untyped-decorator]
+@inlined
 def _by_place(
     num_places: int, starts: Array, keys: Array, values: Array
 ) -> tuple[Array, Array, Array]:
@@ -32,7 +32,7 @@ def _by_place(
     return firsts, owners, ordered
 
 
-@inlined  # type: ignore[untyped-decorator]
+@inlined
 def _meet(
     first: int,
     end: int,

@@ -32,7 +32,6 @@ def report(
     diagnosis: Diagnosis, members: Sequence[Mapping[str, Any]], found: Sequence[Finding]
 ) -> Json:
     """The whole report; `members` says of each what the caller knows it by."""
-    layers = sorted(diagnosis.layers, key=_depth)
     return {
         "object": "merge.diagnosis",
         "method": "overlap_average",
@@ -42,7 +41,7 @@ def report(
         "bytes": diagnosis.num_bytes,
         "pooled": counts_json(diagnosis.pooled),
         "parts": _parts_json(diagnosis.parts),
-        "layers": [_layer_json(layer) for layer in layers],
+        "layers": [_layer_json(layer) for layer in by_depth(diagnosis.layers)],
         "unmeasured_biases": list(diagnosis.unmeasured_biases),
     }
 
@@ -118,6 +117,10 @@ def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _depth(layer: LayerDiagnosis) -> list[int | str]:
-    """Sorts layer 2 before layer 10."""
-    return [int(part) if part.isdigit() else part for part in layer.layer.split(".")]
+def by_depth(layers: Sequence[LayerDiagnosis]) -> list[LayerDiagnosis]:
+    """In their order in the model: layer 2 before layer 10."""
+
+    def depth(layer: LayerDiagnosis) -> list[int | str]:
+        return [int(part) if part.isdigit() else part for part in layer.layer.split(".")]
+
+    return sorted(layers, key=depth)
