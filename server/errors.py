@@ -131,7 +131,7 @@ TABLE: Mapping[type[Exception], Row] = {
     store.AdapterRefused: Row(422, INVALID, "adapter_refused", "file"),
     store.InvalidMetadata: Row(422, INVALID, "invalid_metadata"),
     engine.QueueFull: Row(429, "rate_limit_error", "queue_full"),
-    memory.LeaseQueueFull: Row(429, "rate_limit_error", "queue_full"),
+    memory.LeaseQueueFull: Row(429, "rate_limit_error", "adapter_queue_full"),
     ClientGone: Row(499, INVALID, "client_closed_request"),
     engine.StepFailed: Row(500, SERVER, "step_failed"),
     store.BlobCorrupt: Row(500, SERVER, "blob_corrupt"),

@@ -8,12 +8,12 @@ import pytest
 from servers import RunningServer
 
 from adapters_store.errors import AdapterRefused, StoreError
-from server.adapters.errors import AdapterMemoryFull
+from server.adapters.errors import AdapterMemoryError, LeaseQueueFull
 from server.engine.errors import EngineError, QueueFull, StepFailed
 from server.errors import TABLE, UNEXPECTED, RequestError, error_body, error_headers, row_of
 from server.model.errors import ModelError
 
-ABSTRACT = {StoreError, EngineError, RequestError}
+ABSTRACT = {StoreError, EngineError, RequestError, AdapterMemoryError}
 ERROR_FIELDS = {"message", "type", "param", "code"}
 
 
@@ -23,7 +23,7 @@ def _tree(error_class: type[Exception]) -> Iterator[type[Exception]]:
         yield from _tree(subclass)
 
 
-ROOTS = (StoreError, EngineError, RequestError, AdapterMemoryFull)
+ROOTS = (StoreError, EngineError, RequestError, AdapterMemoryError)
 CLASSES = sorted({c for root in ROOTS for c in _tree(root)} - ABSTRACT, key=lambda c: c.__name__)
 
 
@@ -63,7 +63,7 @@ def test_messages_are_bounded() -> None:
 
 def test_a_client_that_comes_too_early_is_told_when_to_return() -> None:
     assert error_headers(QueueFull(1, retry_after_s=7)) == {"retry-after": "7"}
-    assert "retry-after" in error_headers(AdapterMemoryFull(1, 1, 1))
+    assert error_headers(LeaseQueueFull(1, retry_after_s=7)) == {"retry-after": "7"}
 
 
 @pytest.mark.parametrize(
