@@ -210,10 +210,8 @@ ADAPTERS = {
         f"misspelt {name}": _completion(name, name, 400, **{name: "x"})
         for name in (
             "adapter_idd",
-            "adapter_id",
             "lora_name",
             "merged_adapter",
-            "lora",
             "merge_method",
         )
     },

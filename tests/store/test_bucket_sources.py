@@ -125,7 +125,8 @@ class _Redirecting(BaseHTTPRequestHandler):
 def test_redirect_is_not_followed(
     endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    handler = type("Handler", (_Redirecting,), {"paths": [], "status": status})
+    paths: list[str] = []
+    handler = type("Handler", (_Redirecting,), {"paths": paths, "status": status})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -136,4 +137,4 @@ def test_redirect_is_not_followed(
         server.shutdown()
         thread.join()
     assert "redirects" in caught.value.reason
-    assert handler.paths == ["/bucket/x/a.zip"]
+    assert paths == ["/bucket/x/a.zip"]
