@@ -8,14 +8,18 @@ source, or the user's cache). No parallel loops: threads are the caller's affair
 import logging
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from numba import njit
 from numba.extending import register_jitable
 
-__all__ = ["compiled", "inlined"]
+Loop = TypeVar("Loop", bound=Callable[..., Any])
 
-inlined = register_jitable  # a helper of loops, callable from Python too
+
+def inlined(helper: Loop) -> Loop:
+    """A helper that loops may call, and Python too."""
+    made: Loop = register_jitable(helper)
+    return made
 
 
 @cache

@@ -1,5 +1,4 @@
-# The inner loops: plain Python that `compiled.py` turns into machine code.
-"""Inner loops over the entries of one member in one panel.
+"""Inner loops over the entries of one member in one panel, as plain Python that Numba compiles.
 
 Entries come as *runs*: run i is `values[i, :]` (fp32) at the places `starts[i], starts[i] + 1, ...`
 of a space; `first` is the panel's first place. Sums are fp64. A product of an fp32 value and an
@@ -8,12 +7,20 @@ fp32 weight is exact in fp64, so no compiler's contraction could change a bit of
 
 from typing import Any
 
+import numpy as np
+
 Array = Any  # NumPy arrays; Numba compiles for their dtypes
 
 
 def add(total: Array, held: Array, first: int, starts: Array, values: Array, weight: float) -> None:
     """`total += weight * values`, and count the mask in `held`."""
     length = values.shape[1]
+    if length == 1:
+        for i in range(starts.size):
+            at = starts[i] - first
+            total[at] += weight * values[i, 0]
+            held[at] += 1
+        return
     for i in range(starts.size):
         at = starts[i] - first
         for j in range(length):
@@ -21,12 +28,54 @@ def add(total: Array, held: Array, first: int, starts: Array, values: Array, wei
             held[at + j] += 1
 
 
-def mark(held: Array, first: int, starts: Array, length: int) -> None:
-    """Count the mask alone."""
+def add_share(amount: Array, first: int, starts: Array, length: int, share: float) -> None:
+    """`amount += share` at the places of the runs."""
     for i in range(starts.size):
         at = starts[i] - first
         for j in range(length):
+            amount[at + j] += share
+
+
+def vote_sum(votes: Array, first: int, starts: Array, values: Array, weight: float) -> None:
+    """`votes += weight * values`."""
+    for i in range(starts.size):
+        at = starts[i] - first
+        for j in range(values.shape[1]):
+            votes[at + j] += weight * values[i, j]
+
+
+def vote_count(votes: Array, first: int, starts: Array, values: Array, weight: float) -> None:
+    """`votes += sign(weight * values)`."""
+    for i in range(starts.size):
+        at = starts[i] - first
+        for j in range(values.shape[1]):
+            term = weight * values[i, j]
+            votes[at + j] += (term > 0) - (term < 0)
+
+
+def add_agreeing(
+    total: Array,
+    held: Array,
+    amount: Array,
+    votes: Array,
+    first: int,
+    starts: Array,
+    values: Array,
+    weight: float,
+    share: float,
+) -> None:
+    """`add` of the entries whose weighted sign is that of `votes` (+1 for a vote of 0).
+
+    `held` counts the others too; `amount += share` where an entry was added.
+    """
+    for i in range(starts.size):
+        at = starts[i] - first
+        for j in range(values.shape[1]):
+            term = weight * values[i, j]
             held[at + j] += 1
+            if (term > 0 and votes[at + j] >= 0) or (term < 0 and votes[at + j] < 0):
+                total[at + j] += term
+                amount[at + j] += share
 
 
 def divide(total: Array, divisor: Array) -> None:
@@ -54,10 +103,7 @@ def take_tiles(
     """Append the rows of the panel that hold anything; `values [n, width]`."""
     width = values.shape[1]
     for row in range(total.size // width):
-        any_held = False
-        for j in range(width):
-            any_held |= held[row * width + j] != 0
-        if any_held:
+        if held[row * width : (row + 1) * width].any():
             tiles[count] = first_row + row
             for j in range(width):
                 values[count, j] = total[row * width + j]
@@ -76,13 +122,13 @@ def block_runs(
 ) -> int:
     """Rows `first_row ...` of a block delta in row-major order: their runs of Bc; their number.
 
-    `tile_rows[r]` to `tile_rows[r + 1]` are the tiles of tile row r; `starts` has one row for
-    every weight row wanted, as many as fit are filled.
+    `tile_rows[r]` to `tile_rows[r + 1]` are the tiles of tile row r. `starts` and `runs` have room
+    for every tile of the rows that are wanted.
     """
     block_rows, block_columns, tiles_per_row = geometry[0], geometry[1], geometry[2]
     stride, group = geometry[3], geometry[4] // geometry[3]
     count = 0
-    for row in range(first_row, first_row + starts.shape[0] // tiles_per_row):
+    for row in range(first_row, first_row + starts.size // tiles_per_row):
         permuted = (row % stride) * group + row // stride
         tile_row, within = permuted // block_rows, permuted % block_rows
         for tile in range(tile_rows[tile_row], tile_rows[tile_row + 1]):
@@ -102,8 +148,38 @@ def product_rows(b: Array, a: Array, scale: float, total: Array, out: Array) -> 
     for row in range(b.shape[0]):
         total[:] = 0.0
         for k in range(b.shape[1]):
-            factor = float(b[row, k])
+            factor = np.float64(b[row, k])  # float() would leave it fp32 in Numba
             for j in range(a.shape[1]):
                 total[j] += factor * a[k, j]
         for j in range(a.shape[1]):
             out[row, j] = scale * total[j]
+
+
+def dot(x: Array, y: Array) -> float:
+    """`sum(x * y)` in the order of the places."""
+    total = 0.0
+    for i in range(x.size):
+        total += x[i] * y[i]
+    return total
+
+
+def sum_powers(values: Array) -> tuple[float, float]:
+    """Sums of |value| and of value squared, in order."""
+    absolute, squared = 0.0, 0.0
+    for i in range(values.shape[0]):
+        for j in range(values.shape[1]):
+            value = np.float64(values[i, j])
+            absolute += abs(value)
+            squared += value * value
+    return absolute, squared
+
+
+def add_deviations(
+    deviation: Array, mean: Array, first: int, starts: Array, values: Array, weight: float
+) -> None:
+    """`deviation += (weight * values - mean) ** 2`."""
+    for i in range(starts.size):
+        at = starts[i] - first
+        for j in range(values.shape[1]):
+            difference = weight * values[i, j] - mean[at + j]
+            deviation[at + j] += difference * difference

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from adapters_store.adapter import (
 from adapters_store.canonical import round_to_fp32
 from adapters_store.merging.compiled import compiled
 from adapters_store.merging.loops import block_runs, product_rows
-from adapters_store.merging.space import Panel, Space
+from adapters_store.merging.space import Panel, Space, own_grid
 
 
 class Runs(NamedTuple):
@@ -90,7 +89,7 @@ class BlockSource:
     """Tiles in row-major order: every weight row crosses the tiles of one row of tiles."""
 
     def __init__(self, delta: BlockDelta, space: Space) -> None:
-        grid = Space(delta.shape, delta.block, delta.row_stride)
+        grid = own_grid(delta)
         self._block_columns, self._dtype = delta.block[1], space.index_dtype
         self._geometry = grid.geometry
         self._per_row = delta.shape[1] // delta.block[1]

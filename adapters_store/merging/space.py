@@ -5,6 +5,7 @@ itself. The space of a grid of tiles has one row per tile, so that equal tiles o
 lie on top of each other, whatever the grid's row stride. Knows no values.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,9 +75,12 @@ def row_major(shape: tuple[int, int]) -> Space:
     return Space(shape, (1, shape[1]))
 
 
-def common_grid(deltas: list[WeightDelta]) -> Space | None:
+def own_grid(delta: BlockDelta) -> Space:
+    """The grid that `delta` is tiles of."""
+    return Space(delta.shape, delta.block, delta.row_stride)
+
+
+def common_grid(deltas: Sequence[WeightDelta]) -> Space | None:
     """The grid that all of `deltas` are tiles of, if there is one."""
-    grids = {(d.shape, d.block, d.row_stride) for d in deltas if isinstance(d, BlockDelta)}
-    if len(grids) != 1 or not all(isinstance(delta, BlockDelta) for delta in deltas):
-        return None
-    return Space(*grids.pop())
+    grids = {own_grid(delta) if isinstance(delta, BlockDelta) else None for delta in deltas}
+    return grids.pop() if len(grids) == 1 else None

@@ -11,6 +11,7 @@ from typing import Literal
 from adapters_store.errors import InvalidMerge
 from adapters_store.merging.parameters import (
     Choice,
+    MemberNumbers,
     Number,
     Parameter,
     Value,
@@ -38,31 +39,34 @@ class Method:
 
 
 _LAMBDA = Number("lambda", 1.0, "multiplies the merged delta")
-_DENSITY_OF = Choice(
-    "density_of",
-    "nnz",
-    "what density is a share of: entries named, or all of them",
-    ("nnz", "numel"),
+_TRIM = (
+    Choice(
+        "density_of",
+        "nnz",
+        "what density is a share of: the entries a member names, or all places",
+        ("nnz", "numel"),
+    ),
+    Choice(
+        "scope",
+        "layer",
+        "where a member's magnitudes are ranked: in each layer, or over the adapter",
+        ("layer", "adapter"),
+    ),
 )
-_SCOPE = Choice(
-    "scope",
-    "layer",
-    "where magnitudes are ranked: in each layer, or over the adapter",
-    ("layer", "adapter"),
-)
-_TRIM = (_DENSITY_OF, _SCOPE)
 _ELECT = (
     Choice(
-        "sign", "sum", "the sign of the sum of w v, or of the number of signs", ("sum", "count")
+        "sign", "sum", "elected: the sign of the sum of x, or of the sum of signs", ("sum", "count")
     ),
     Choice(
         "divisor",
         "count",
-        "what the agreeing w v are divided by: their number, the sum of their w, or nothing",
+        "of the sum of agreeing x: their number, the sum of their w, or none",
         ("count", "weights", "none"),
     ),
+    _LAMBDA,
 )
-_PRUNED = "share of a member's entries that is kept, the largest first"
+_GAMMA = Number("gamma", 0.01, "share of the entries dropped for being the largest", low=0, high=1)
+_PRUNED = "share of a member's entries that is kept, the largest"
 _DRAWN = "probability that an entry is kept"
 
 
@@ -77,7 +81,122 @@ _ROWS = (
         paper="arXiv 2507.07140, eq. 4",
     ),
     Method(name="average", summary="sum of w v over N", paper="arXiv 2203.05482"),
-    Method(name="linear", summary="sum of w v", paper="arXiv 2306.14870", folds=True),
+    Method(
+        name="linear",
+        summary="sum of w v; negative weights negate",
+        paper="arXiv 2306.14870",
+        folds=True,
+    ),
+    Method(
+        name="task_arithmetic",
+        summary="lambda times the sum of w v",
+        paper="arXiv 2212.04089",
+        parameters=(_LAMBDA,),
+        folds=True,
+    ),
+    Method(
+        name="ties",
+        summary="trim to the largest, x = w v, elect a sign, lambda times the mean of agreeing x",
+        paper="arXiv 2306.01708",
+        parameters=(_density(0.2, _PRUNED), *_TRIM, *_ELECT),
+    ),
+    Method(
+        name="breadcrumbs",
+        summary="drop the largest and the smallest, lambda times the sum of w v",
+        paper="arXiv 2312.06795",
+        parameters=(
+            _density(0.9, "share of a member's entries that is kept"),
+            _GAMMA,
+            *_TRIM,
+            _LAMBDA,
+        ),
+        folds=True,
+    ),
+    Method(
+        name="breadcrumbs_ties",
+        summary="drop the largest and the smallest, then elect and add as ties",
+        paper="arXiv 2312.06795, 2306.01708",
+        parameters=(
+            _density(0.9, "share of a member's entries that is kept"),
+            _GAMMA,
+            *_TRIM,
+            *_ELECT,
+        ),
+    ),
+    Method(
+        name="dare_linear",
+        summary="drop at random, lambda times the sum of w v, over density",
+        paper="arXiv 2311.03099",
+        parameters=(_density(0.5, _DRAWN), _LAMBDA),
+        folds=True,
+        takes_seed=True,
+    ),
+    Method(
+        name="dare_ties",
+        summary="drop at random, v over density, then elect and add as ties",
+        paper="arXiv 2311.03099, 2306.01708",
+        parameters=(_density(0.5, _DRAWN), *_ELECT),
+        takes_seed=True,
+    ),
+    Method(
+        name="della",
+        summary="drop at random, the larger in its row the less likely; restore l1; then as ties",
+        paper="arXiv 2406.11617",
+        parameters=(
+            _density(0.5, "mean probability that an entry is kept"),
+            Number(
+                "epsilon", 0.15, "probabilities are density -/+ epsilon, by rank", low=0, high=1
+            ),
+            *_ELECT,
+        ),
+        takes_seed=True,
+    ),
+    Method(
+        name="magnitude_prune",
+        summary="trim to the largest, then the sum of w v",
+        paper="PEFT's magnitude_prune",
+        parameters=(_density(0.5, _PRUNED), *_TRIM),
+        folds=True,
+    ),
+    Method(
+        name="metrics_weighted",
+        summary="checkpoints of one run: sum of c w v over sum of c of masks that hold the place",
+        paper="arXiv 2504.18580 in our reading: its formula is not public",
+        parameters=(
+            Choice(
+                "metric", "loss", "c is steps ** penalty, or loss ** -penalty", ("loss", "steps")
+            ),
+            MemberNumbers("values", "the members' steps or losses, in their order"),
+            Number("penalty", 1.0, "0 weighs all alike", low=0, high=1000),
+        ),
+        sorts=False,
+        exactness=1e-6,
+    ),
+    Method(
+        name="slerp",
+        summary="from w v of the first to that of the second along the arc between them, per layer",
+        paper="Shoemake 1985",
+        parameters=(Number("t", 0.5, "0 is the first member, 1 the second", low=0, high=1),),
+        min_members=2,
+        max_members=2,
+        sorts=False,
+        exactness=1e-6,
+    ),
+    Method(
+        name="sce",
+        summary="keep places of largest variance of x = w v, weigh members by energy, elect signs",
+        paper="arXiv 2408.07990",
+        parameters=(
+            Number(
+                "select_topk",
+                1.0,
+                "share kept of the places where members differ; 1 keeps all places",
+                low=0,
+                high=1,
+                above_low=True,
+            ),
+        ),
+    ),
 )
 
 METHODS: Mapping[str, Method] = {row.name: row for row in _ROWS}
