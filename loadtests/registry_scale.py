@@ -1,193 +1,188 @@
-"""What many registered adapters cost: start, list, first token of an adapter never used before.
+"""What many registered adapters cost: start, lists, first token of an adapter never used before.
 
     python -m loadtests.registry_scale [--counts 100 1000 10000] [--base-model DIRECTORY]
 
-Each count has a data directory of its own, filled over HTTP with LoRA adapters of rank 1 on one
-layer; its server is started several times, in turn with one of an empty registry. A cold adapter's
-first token comes from the file, a warm one's from memory. The last line is JSON.
+One registry grows by uploads over HTTP. At each count its server is started several times, in turn
+with one of an empty registry; then one server is asked for pages of every kind of list, and for
+first tokens: of an adapter that it has never used, from its file, in turn with one that it just
+has, from memory. Prompts are shorter than a page, so no prefix is cached. The last line is JSON.
 """
 
 import argparse
-import io
 import json
+import random
 import tempfile
 import time
-import zipfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
+from typing import Any, ParamSpec
 
 import httpx
-import numpy as np
 from rich.console import Console
 from rich.table import Table
-from safetensors.numpy import save
 
 from loadtests.servers import running_server
+from loadtests.small_adapters import name_of, upload_all
 
-LAYER = "model.layers.0.self_attn.o_proj"
-UPLOADERS = 4
-STARTS = 3
-PAGES = 200
-FIRST_TOKENS = 40
 TIMEOUT_S = 120.0
-LISTS: tuple[dict[str, str], ...] = (
-    {},
-    {"kind": "low_rank"},
-    {"tag": "rare"},
-    {"q": "adapter-0007"},
-    {"name": "adapter-000"},
-)
+PAGE = 100
+# What is asked for; but for the first, each page begins after an adapter chosen at random.
+LISTS: Mapping[str, Mapping[str, str]] = {
+    "first page": {},
+    "any page": {},
+    "kind": {"kind": "low_rank"},
+    "rare tag": {"tag": "rare"},
+    "name": {"name": "adapter-000"},
+    "search, all found": {"q": "adapter"},
+    "search, few found": {"q": "ter-0007"},
+    "search, none found": {"q": "adapter of no kind"},
+}
+
+Result = dict[str, Any]
+Given = ParamSpec("Given")
 
 
-def main() -> None:
-    arguments = _arguments()
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _options(arguments)
     with tempfile.TemporaryDirectory() as directory:
-        results = [
-            _measure(arguments.base_model, Path(directory) / str(count), count)
-            for count in arguments.counts
-        ]
+        results = list(_measured(options, Path(directory)))
     _show(results)
-    print(json.dumps({"base": arguments.base_model.name, "results": results}))
+    print(json.dumps({"base": options.base_model.name, "results": results}))
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--counts", type=int, nargs="+", default=[100, 1000, 10_000])
-    parser.add_argument("--base-model", type=Path, default=Path("data/demo-base"))
-    return parser.parse_args()
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    add = parser.add_argument
+    add("--counts", type=int, nargs="+", default=[100, 1000, 10_000])
+    add("--base-model", type=Path, default=Path("data/demo-base"))
+    add("--starts", type=int, default=5, help="of each server")
+    add("--pages", type=int, default=40, help="of each kind of list")
+    add("--first-tokens", type=int, default=60, help="of cold adapters, and as many of warm ones")
+    return parser.parse_args(arguments)
 
 
-def _measure(base: Path, directory: Path, count: int) -> dict[str, Any]:
+def _measured(options: argparse.Namespace, directory: Path) -> Iterator[Result]:
+    """A result for each count, from the smallest on."""
+    base, have = options.base_model, 0
+    hidden_size = json.loads((base / "config.json").read_text())["hidden_size"]
     empty, full = directory / "empty", directory / "full"
-    empty.mkdir(parents=True)
-    full.mkdir()
-    with _server(base, full) as (http, _):
-        seconds = _fill(http, base, count)
-    starts = {"empty": [_start(base, empty)], "full": [_start(base, full)]}
-    for _ in range(STARTS):
-        for name, data in (("empty", empty), ("full", full)):
-            starts[name].append(_start(base, data))
-    with _server(base, full) as (http, _):
-        pages, (cold, warm) = _pages(http), _first_tokens(http, count)
-    return {
-        "adapters": count,
-        "upload_ms": 1000 * seconds / count,
-        "start_empty_s": median(starts["empty"][1:]),
-        "start_s": median(starts["full"][1:]),
-        "list_p50_ms": 1000 * median(pages),
-        "list_p95_ms": 1000 * quantiles(pages, n=20)[-1],
-        "first_token_cold_ms": 1000 * median(cold),
-        "first_token_warm_ms": 1000 * median(warm),
-    }
+    with _server(base, empty):
+        pass  # what only the first start over a directory does
+    for count in sorted(options.counts):
+        with _server(base, full) as http:
+            seconds = _seconds(upload_all, http, range(have, count), hidden_size)
+        result = {"adapters": count, "upload_ms": 1000 * seconds / (count - have)}
+        result |= _starts(base, empty, full, options.starts)
+        with _server(base, full) as http:
+            result["lists"] = _lists(http, count, options.pages)
+            result["models_ms"] = _of_many(_models(http) for _ in range(options.pages))
+            result |= _first_tokens(http, count, options.first_tokens)
+        have = count
+        yield result
 
 
-class _server:
-    """A client of a fresh server over `data`, and the seconds until the server was ready."""
-
-    def __init__(self, base: Path, data: Path) -> None:
-        flags = ("--base-model", str(base), "--data-dir", str(data), "--device", "cpu")
-        self._server = running_server(data / "server.log", *flags)
-
-    def __enter__(self) -> tuple[httpx.Client, float]:
-        started = time.perf_counter()
-        url = self._server.__enter__()
-        elapsed = time.perf_counter() - started
-        self._http = httpx.Client(base_url=url, timeout=TIMEOUT_S)
-        return self._http, elapsed
-
-    def __exit__(self, *failure: Any) -> None:
-        self._http.close()
-        self._server.__exit__(*failure)
+@contextmanager
+def _server(base: Path, data: Path) -> Iterator[httpx.Client]:
+    """A client of a fresh server over `data`."""
+    data.mkdir(exist_ok=True)
+    flags = ("--base-model", str(base), "--data-dir", str(data), "--device", "cpu")
+    with (
+        running_server(data / "server.log", *flags) as url,
+        httpx.Client(base_url=url, timeout=TIMEOUT_S) as http,
+    ):
+        yield http
 
 
-def _start(base: Path, data: Path) -> float:
-    with _server(base, data) as (_, elapsed):
-        return elapsed
+def _starts(base: Path, empty: Path, full: Path, count: int) -> Result:
+    """Median seconds until a server is ready, of `count` starts in turn."""
+    seconds: dict[str, list[float]] = {"start_empty_s": [], "start_s": []}
+    for _ in range(count):
+        for name, data in (("start_empty_s", empty), ("start_s", full)):
+            started = time.perf_counter()
+            with _server(base, data):
+                seconds[name].append(time.perf_counter() - started)
+    return {name: median(found) for name, found in seconds.items()}
 
 
-def _fill(http: httpx.Client, base: Path, count: int) -> float:
-    """Upload `count` adapters, one in a hundred tagged `rare`; the seconds it took."""
-    config = json.loads((base / "config.json").read_text())
-    started = time.perf_counter()
-    with ThreadPoolExecutor(UPLOADERS) as pool:
-        for answer in pool.map(lambda n: _upload(http, n, config["hidden_size"]), range(count)):
-            answer.raise_for_status()
-    return time.perf_counter() - started
+def _lists(http: httpx.Client, count: int, num_pages: int) -> Result:
+    """Milliseconds of a page by kind of list, all kinds in turn."""
+    source = random.Random(count)
+    seconds: dict[str, list[float]] = {kind: [] for kind in LISTS}
+    for _ in range(num_pages):
+        for kind, wanted in LISTS.items():
+            params = {"limit": str(PAGE), **wanted}
+            if kind != "first page":
+                params["after"] = f"{name_of(source.randrange(count))}@1"
+            seconds[kind].append(_seconds(_get, http, "/v1/adapters", params))
+    every = [one for found in seconds.values() for one in found]
+    return {"all": _of_many(every)} | {kind: _of_many(found) for kind, found in seconds.items()}
 
 
-def _upload(http: httpx.Client, number: int, hidden: int) -> httpx.Response:
-    metadata = {"task": "benchmark", "tags": ["rare"] if number % 100 == 0 else []}
-    form = {"name": _name(number), "metadata": json.dumps(metadata)}
-    file = ("adapter.zip", _peft_zip(number, hidden))
-    return http.post("/v1/adapters", data=form, files={"file": file})
+def _models(http: httpx.Client) -> float:
+    return _seconds(_get, http, "/v1/models", {})
 
 
-def _name(number: int) -> str:
-    return f"adapter-{number:05}"
+def _get(http: httpx.Client, path: str, params: Mapping[str, str]) -> None:
+    http.get(path, params=params).raise_for_status()
 
 
-def _peft_zip(seed: int, hidden: int) -> bytes:
-    """A PEFT directory of a random LoRA adapter of rank 1, zipped."""
-    source = np.random.default_rng(seed)
-    stem = f"base_model.model.{LAYER}"
-    tensors = {
-        f"{stem}.lora_A.weight": source.standard_normal((1, hidden), dtype=np.float32),
-        f"{stem}.lora_B.weight": source.standard_normal((hidden, 1), dtype=np.float32) * 0.01,
-    }
-    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["o_proj"]}
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr("adapter_config.json", json.dumps(config))
-        archive.writestr("adapter_model.safetensors", save(tensors))
-    return packed.getvalue()
-
-
-def _pages(http: httpx.Client) -> list[float]:
-    """Seconds of pages of 100: of every kind of list in turn, following its cursor."""
-    cursors: dict[int, str | None] = {}
-    seconds = []
-    for number in range(PAGES):
-        kind = number % len(LISTS)
-        params = {"limit": 100, "after": cursors.get(kind), **LISTS[kind]}
-        given = {name: value for name, value in params.items() if value is not None}
-        started = time.perf_counter()
-        page = http.get("/v1/adapters", params=given).raise_for_status()
-        seconds.append(time.perf_counter() - started)
-        cursors[kind] = page.json()["next_cursor"]
-    return seconds
-
-
-def _first_tokens(http: httpx.Client, count: int) -> tuple[list[float], list[float]]:
-    """Seconds to the first token of adapters spread over all, first cold, then warm."""
-    _first_token(http, _name(0))  # what only the first request of a server pays
-    names = [_name(number) for number in _spread(count)]
-    return tuple([_first_token(http, name) for name in names] for _ in range(2))  # type: ignore[return-value]
-
-
-def _spread(count: int) -> Iterator[int]:
-    step = max(1, (count - 1) // FIRST_TOKENS)
-    return iter(range(1, count, step))
+def _first_tokens(http: httpx.Client, count: int, num_adapters: int) -> Result:
+    """Median milliseconds to the first token of adapters spread over all, cold and warm in turn."""
+    _first_token(http, name_of(0))  # what only the first request of a server pays
+    spread = range(1, count, max(1, (count - 1) // num_adapters))
+    pairs = [(_first_token(http, name), _first_token(http, name)) for name in map(name_of, spread)]
+    cold, warm = (1000 * median(found) for found in zip(*pairs, strict=True))
+    return {"first_token_cold_ms": cold, "first_token_warm_ms": warm}
 
 
 def _first_token(http: httpx.Client, model: str) -> float:
     body = {"model": model, "prompt": "Once upon a time", "max_tokens": 1, "temperature": 0}
+    return _seconds(_post, http, "/v1/completions", body)
+
+
+def _post(http: httpx.Client, path: str, body: Mapping[str, Any]) -> None:
+    http.post(path, json=body).raise_for_status()
+
+
+def _seconds(act: Callable[Given, object], *args: Given.args, **kwargs: Given.kwargs) -> float:
+    """How long it takes."""
     started = time.perf_counter()
-    http.post("/v1/completions", json=body).raise_for_status()
+    act(*args, **kwargs)
     return time.perf_counter() - started
 
 
-def _show(results: Sequence[dict[str, Any]]) -> None:
-    table = Table("adapters", "start, empty / full", "list p50 / p95", "first token, cold / warm")
-    for row in results:
-        start = f"{row['start_empty_s']:.2f} s / {row['start_s']:.2f} s"
-        pages = f"{row['list_p50_ms']:.1f} ms / {row['list_p95_ms']:.1f} ms"
-        cold, warm = row["first_token_cold_ms"], row["first_token_warm_ms"]
-        first = f"{cold:.1f} ms / {warm:.1f} ms ({cold / warm:.2f} x)"
-        table.add_row(str(row["adapters"]), start, pages, first)
+def _of_many(seconds: Iterable[float]) -> dict[str, float]:
+    """Median and 95th percentile in milliseconds."""
+    found = sorted(seconds)
+    return {"p50": 1000 * median(found), "p95": 1000 * quantiles(found, n=20)[-1]}
+
+
+def _show(results: Sequence[Result]) -> None:
+    table = Table("", *(f"{result['adapters']:,} adapters" for result in results))
+    rows: dict[str, Callable[[Result], str]] = {
+        "upload": lambda r: f"{r['upload_ms']:.1f} ms",
+        "start, empty": lambda r: f"{r['start_empty_s']:.2f} s",
+        "start": lambda r: f"{r['start_s']:.2f} s ({r['start_s'] - r['start_empty_s']:+.2f} s)",
+        "first token, warm": lambda r: f"{r['first_token_warm_ms']:.1f} ms",
+        "first token, cold": _cold,
+        "/v1/models, p50 / p95": lambda r: _both(r["models_ms"]),
+        "every list, p50 / p95": lambda r: _both(r["lists"]["all"]),
+    }
+    rows |= {f"  {kind}": lambda r, kind=kind: _both(r["lists"][kind]) for kind in LISTS}  # type: ignore[misc]
+    for title, cell in rows.items():
+        table.add_row(title, *(cell(result) for result in results))
     Console().print(table)
+
+
+def _cold(result: Result) -> str:
+    cold, warm = result["first_token_cold_ms"], result["first_token_warm_ms"]
+    return f"{cold:.1f} ms ({cold / warm:.2f} x)"
+
+
+def _both(found: Mapping[str, float]) -> str:
+    return f"{found['p50']:.1f} / {found['p95']:.1f} ms"
 
 
 if __name__ == "__main__":
