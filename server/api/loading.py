@@ -18,6 +18,7 @@ from adapters_store.names import check_digest, check_name, parse_reference
 from adapters_store.registry import AdapterRecord, Publication
 from server.api.adapters import delete_adapter
 from server.api.aliases import ChangeBody, change_adapter
+from server.api.pinning import keep_pinned
 from server.api.services import Services, ServicesDep, require_json
 from server.api.uploads import SUBRESOURCES
 from server.errors import BadRequest
@@ -120,6 +121,8 @@ async def _load(body: LoadBody, services: Services) -> None:
     await run_in_threadpool(_publish, body, services)
     if body.pinned:
         await change_adapter(body.lora_name, ChangeBody(pinned=True), services)
+    else:
+        await keep_pinned(body.lora_name, services)
 
 
 def _publish(body: LoadBody, services: Services) -> None:
