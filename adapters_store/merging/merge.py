@@ -7,13 +7,22 @@ goes with the result. The arithmetic of a layer is in `layer.py`; where adapters
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from adapters_store.adapter import SparseAdapter, WeightDelta
 from adapters_store.canonical import fp32_hex, sha256_of
 from adapters_store.errors import BaseMismatch
 from adapters_store.merging.cache import LayerCache, NoCache
-from adapters_store.merging.layer import LayerInput, merge_bias, merge_layer
+from adapters_store.merging.earlier import Earlier
+from adapters_store.merging.layer import (
+    LayerInput,
+    MemberStatistics,
+    merge_bias,
+    merge_layer,
+    needs_statistics,
+    statistics,
+)
 from adapters_store.merging.reader import AdapterReader, Deltas, bias_of, weight_of
 from adapters_store.merging.recipe import Recipe
 
@@ -29,17 +38,18 @@ def merge(
     on_layer: OnLayer = lambda done, total: None,
     threads: int = 1,
     cache: LayerCache | None = None,
+    earlier: Earlier | None = None,
 ) -> SparseAdapter:
     """The adapter that `recipe` makes of what `readers` read, one for each of its digests.
 
     `threads` layers are in work at once; one thread is the caller's own. Raises BaseMismatch,
     BlobCorrupt, AdapterRefused, InvalidMerge. The result's digest depends on the recipe alone, as
-    far as the method's row promises.
+    far as the method's row promises: neither `cache` nor `earlier` change a bit of it.
     """
     base = common_base(readers)
-    work = _Work(recipe, readers, cache or NoCache())
+    work = _Work(recipe, readers, _statistics(recipe, readers), cache or NoCache(), earlier)
     merged = _each(work.layer, sorted(base), on_layer, threads)
-    for reader in readers.values():
+    for reader in (*readers.values(), *([earlier.reader] if earlier else [])):
         reader.verify()
     deltas = sorted((d for layer in merged for d in layer), key=lambda d: (d.layer, d.kind))
     touched = {delta.layer: base[delta.layer] for delta in deltas}
@@ -56,6 +66,24 @@ def common_base(readers: Readers) -> dict[str, str]:
                 found = {r.digest: r.base[layer] for r in readers.values() if layer in r.base}
                 raise BaseMismatch(layer, found)
     return base
+
+
+def _statistics(recipe: Recipe, readers: Readers) -> dict[str, MemberStatistics]:
+    """What the method must know of whole members, by digest."""
+    if not needs_statistics(recipe.parameters):
+        return {}
+    return {
+        digest: statistics(recipe.parameters, partial(_weights, readers[digest]))
+        for digest in recipe.digests
+    }
+
+
+def _weights(reader: AdapterReader) -> Iterator[WeightDelta]:
+    """An adapter's changes of weights, one layer at a time."""
+    for layer in reader.layers:
+        weight = weight_of(reader.deltas(layer))
+        if weight is not None:
+            yield weight
 
 
 def _each(
@@ -85,9 +113,16 @@ class _Work:
 
     recipe: Recipe
     readers: Readers
+    statistics: Mapping[str, MemberStatistics]
     cache: LayerCache
+    earlier: Earlier | None
 
     def layer(self, layer: str) -> Deltas:
+        """The merged deltas of `layer`."""
+        kept = self.earlier.deltas(layer) if self.earlier else None
+        return self._cached(layer) if kept is None else kept
+
+    def _cached(self, layer: str) -> Deltas:
         key = self._key(layer)
         merged = self.cache.get(key)
         if merged is None:
@@ -99,7 +134,8 @@ class _Work:
         read = {digest: reader.deltas(layer) for digest, reader in self.readers.items()}
         weights = {digest: weight_of(deltas) for digest, deltas in read.items()}
         biases = {digest: bias_of(deltas) for digest, deltas in read.items()}
-        merged = (self._apply(merge_layer, layer, weights), self._apply(merge_bias, layer, biases))
+        rule = partial(merge_layer, statistics=self.statistics)
+        merged = (self._apply(rule, layer, weights), self._apply(merge_bias, layer, biases))
         return tuple(delta for delta in merged if delta is not None)
 
     def _apply(
@@ -129,7 +165,9 @@ class _Work:
         Members that leave the layer alone count by their weights only, so that another member
         elsewhere does not make the layer another one.
         """
-        recipe, named = self.recipe, self.recipe.row.takes_seed
+        recipe = self.recipe
+        # Draws and statistics belong to an adapter, not to what it holds in this layer.
+        named = recipe.row.takes_seed or bool(self.statistics)
         present: list[Any] = []
         absent: list[str] = []
         for digest, weight in recipe.members:

@@ -7,8 +7,10 @@ job that is done again makes the same version.
 from collections.abc import Mapping
 from typing import Any
 
+from adapters_store.errors import AdapterNotFound, InvalidMerge
 from adapters_store.ingest import AdapterStore
-from adapters_store.merging.merger import Merger
+from adapters_store.merging.merge import LINEAGE
+from adapters_store.merging.merger import Merger, Stored
 from adapters_store.merging.recipe import Recipe
 from adapters_store.registry.labels import RECIPE_KEY
 from server.jobs.worker import Advance
@@ -25,10 +27,25 @@ class MergeJobs:
     def __call__(self, request: Mapping[str, Any], advance: Advance) -> dict[str, Any]:
         """The id and digest of the version that holds the merge, and whether it is new."""
         recipe = Recipe.parse(request["recipe"])
-        adapter = self._merger.merge(recipe, lambda done, total: advance(done / total))
+        adapter = self._merger.merge(
+            recipe,
+            lambda done, total: advance(done / total),
+            earlier=self._earlier(request["name"]),
+        )
         facts = {RECIPE_KEY: recipe.digest}
         made = self._store.publish(adapter, request["name"], request["metadata"], facts=facts)
         return {"id": made.record.id, "digest": made.record.digest, "created": made.created}
+
+    def _earlier(self, name: str) -> Stored | None:
+        """The latest version of `name`, if it is a merge that this server made."""
+        try:
+            record = self._store.resolve(name)
+            recipe = Recipe.parse(str(record.metadata.get(LINEAGE)))
+        except (AdapterNotFound, InvalidMerge):
+            return None
+        # Anybody may write a lineage, but only this server the digest of the recipe it went by.
+        is_ours = record.metadata.get(RECIPE_KEY) == recipe.digest
+        return Stored(record.digest, recipe) if is_ours else None
 
 
 def merge_request(name: str, recipe: Recipe, metadata: Mapping[str, Any]) -> dict[str, Any]:
