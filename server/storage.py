@@ -59,7 +59,7 @@ def open_sources(settings: Settings) -> AdapterSources:
         return AdapterSources.parse(
             _entries(settings.adapter_sources),
             hub_file_hosts=_entries(settings.hub_file_hosts),
-            are_signed=settings.trusted_keys is not None,
+            are_signed=bool(settings.trusted_keys),
         )
     except ValueError as error:
         raise SettingsConflict("adapter_sources", settings.adapter_sources, str(error)) from error
