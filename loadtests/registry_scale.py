@@ -1,6 +1,6 @@
 """What many registered adapters cost: start, lists, first token of an adapter never used before.
 
-    python -m loadtests.registry_scale [--counts 100 1000 10000] [--base-model DIRECTORY]
+    python -m loadtests.registry_scale [--counts 100 1000 10000] [--plot FILE]
 
 One registry grows by uploads over HTTP. At each count its server is started several times, in turn
 with one of an empty registry; then one server is asked for pages of every kind of list, and for
@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, ParamSpec
@@ -46,9 +47,11 @@ Given = ParamSpec("Given")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
+    draw = _drawing(options.plot)
     with tempfile.TemporaryDirectory() as directory:
         results = list(_measured(options, Path(directory)))
     _show(results)
+    draw(results)
     print(json.dumps({"base": options.base_model.name, "results": results}))
 
 
@@ -60,6 +63,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--starts", type=int, default=5, help="of each server")
     add("--pages", type=int, default=40, help="of each kind of list")
     add("--first-tokens", type=int, default=60, help="of cold adapters, and as many of warm ones")
+    add("--plot", type=Path, help="write the curves to this .svg or .png; needs matplotlib")
     return parser.parse_args(arguments)
 
 
@@ -174,6 +178,15 @@ def _show(results: Sequence[Result]) -> None:
     for title, cell in rows.items():
         table.add_row(title, *(cell(result) for result in results))
     Console().print(table)
+
+
+def _drawing(path: Path | None) -> Callable[[Sequence[Result]], None]:
+    """Writes the curves where a path is given. ImportError now, not when all is measured."""
+    if path is None:
+        return lambda results: None
+    from loadtests import registry_curve
+
+    return partial(registry_curve.write, path=path)
 
 
 def _cold(result: Result) -> str:
