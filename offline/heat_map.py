@@ -18,9 +18,10 @@ from adapters_store.merging.diagnostics.counts import Counts, Floats
 
 PAPER, INK, FAINT = "#ffffff", "#1f2328", "#d8dde3"
 CELL_INCHES, MARGIN_INCHES = 0.45, 2.2
-MIN_INCHES, MAX_INCHES = 2.4, 14.0  # of one map's cells
+MIN_INCHES, MAX_INCHES = 2.4, 7.0  # of one map's cells
 MOST_WRITTEN = 14  # members up to which each cell holds its number
 DOTS_PER_INCH = 150
+TOPS = (0.1, 0.25, 0.5, 1.0)  # ends of the scale: few, so that pictures can be compared
 # The same picture is the same bytes: no dates, no programs' versions, ids from a constant.
 METADATA: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None}}
 
@@ -46,9 +47,8 @@ def draw(counts: Counts, names: Sequence[str]) -> Figure:
     size = (2 * (side + MARGIN_INCHES), side + MARGIN_INCHES)
     figure = Figure(figsize=size, facecolor=PAPER, layout="constrained")
     figure.suptitle(_summary(counts), color=INK, fontsize=11)
-    overlap = _apart(counts.overlap)
-    top = float(np.nanmax(overlap, initial=0.01))
-    conflict = _apart(counts.pair_conflict)
+    overlap, conflict = _apart(counts.overlap), _apart(counts.pair_conflict)
+    top = next(top for top in TOPS if not (overlap > top).any())
     left, right = figure.subplots(1, 2)
     _show(left, names, _Map("Shared places, of the smaller mask", overlap, "Blues", top))
     _show(right, names, _Map("Opposite signs, of the shared places", conflict, "Oranges", 1.0))

@@ -83,6 +83,19 @@ def check_base(members: Iterable[AdapterReader], base: BaseIdentity) -> None:
                 raise BaseMismatch(layer, {member.digest: digest, f"base {base.name!r}": found})
 
 
+def most_meetings(members: Sequence[AdapterReader]) -> int:
+    """At most how many pairs of entries `diagnose` will look at; reads headers only."""
+    layers = {layer for member in members for layer in member.layers}
+    return sum(_most_meetings_at(layer, members) for layer in layers)
+
+
+def _most_meetings_at(layer: str, members: Sequence[AdapterReader]) -> int:
+    """Two masks share at most the smaller one."""
+    deltas = [weight_of(member.outline(layer)) for member in members]
+    sizes = sorted((delta.nnz for delta in deltas if delta), reverse=True)
+    return sum(larger * size for larger, size in enumerate(sizes))
+
+
 def _pool(layers: Sequence[LayerDiagnosis], biases: Sequence[str], num_members: int) -> Diagnosis:
     by_part: dict[str, list[Counts]] = defaultdict(list)
     for layer in layers:

@@ -10,15 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from adapters_store.errors import AdapterNotFound, InvalidName
+from adapters_store.errors import AdapterNotFound, InvalidName, MergeTooLarge
 from adapters_store.ingest import AdapterStore
-from adapters_store.merging.diagnose import Diagnosis, check_base, diagnose
+from adapters_store.merging.diagnose import Diagnosis, check_base, diagnose, most_meetings
 from adapters_store.merging.diagnostics.report import report
 from adapters_store.merging.diagnostics.thresholds import MEASURES, findings
 from adapters_store.registry import AdapterRecord
 from server.api.members import MAX_MEMBERS, AdapterWeight
 from server.api.services import JSON, ServicesDep, require_json
 from server.errors import BadRequest, ModelNotFound, shown
+
+MAX_MEETINGS = 50_000_000_000  # pairs of entries: ten minutes of a core, give or take
 
 Bound = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -84,13 +86,17 @@ def _find(store: AdapterStore, reference: str, param: str) -> AdapterRecord:
 
 
 def _diagnose(store: AdapterStore, digests: Sequence[str], weights: Sequence[float]) -> Diagnosis:
-    """Raises BlobCorrupt and BaseMismatch: nothing is told of what is not the adapter."""
+    """Raises MergeTooLarge, BaseMismatch and BlobCorrupt: nothing is told of damaged adapters."""
     with ExitStack() as stack:
         readers = {
             digest: stack.enter_context(store.open_reader(digest)) for digest in set(digests)
         }
         check_base(readers.values(), store.base)
-        diagnosis = diagnose([readers[digest] for digest in digests], weights, store.parts)
+        members = [readers[digest] for digest in digests]
+        meetings = most_meetings(members)
+        if meetings > MAX_MEETINGS:
+            raise MergeTooLarge("pairs of entries", meetings, MAX_MEETINGS)
+        diagnosis = diagnose(members, weights, store.parts)
         for reader in readers.values():
             reader.verify()
     return diagnosis

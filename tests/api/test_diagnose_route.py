@@ -9,6 +9,7 @@ from servers import RunningServer
 from tiny_adapters import QKV, make_adapter
 
 from adapters_store.merging.diagnostics.thresholds import MEASURES
+from server.api import diagnose as route
 
 ELEMENT, BLOCK = "kinds/element", "kinds/block-16x16"
 
@@ -113,6 +114,18 @@ def test_unknown_measure_is_answered_with_those_there_are(http: httpx.Client) ->
     body = {"adapters": [MEMBER], "warn_if": {"luck": 1}}
     said = http.post("/v1/merges/diagnose", json=body).json()["error"]["message"]
     assert all(name in said for name in MEASURES)
+
+
+def test_work_without_bound_is_refused_before_it_begins(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [pair] = diagnose(http, ELEMENT, ELEMENT)["pooled"]["pairs"]
+    monkeypatch.setattr(route, "MAX_MEETINGS", pair["shared"])
+    body = {"adapters": [MEMBER, MEMBER]}
+    assert http.post("/v1/merges/diagnose", json=body).status_code == 200
+    response = http.post("/v1/merges/diagnose", json={"adapters": [MEMBER, MEMBER, MEMBER]})
+    assert response.status_code == 413
+    assert response.json()["error"]["param"] == "adapters"
 
 
 def test_adapter_stored_for_another_base_is_a_conflict(

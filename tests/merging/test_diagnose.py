@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,10 +13,16 @@ from hypothesis import strategies as st
 from merging.naive_diagnosis import Naive
 from store_factories import BASE, DOWN, GATE_UP, MAKERS, QKV, adapter_of, random
 
-from adapters_store.adapter import BlockDelta, DenseDelta, ElementDelta, SparseAdapter, WeightDelta
+from adapters_store.adapter import ElementDelta, SparseAdapter, WeightDelta
 from adapters_store.errors import BaseMismatch
 from adapters_store.merging import diagnose as diagnosing
-from adapters_store.merging.diagnose import Diagnosis, diagnose, diagnose_layer, row_ranges
+from adapters_store.merging.diagnose import (
+    Diagnosis,
+    diagnose,
+    diagnose_layer,
+    most_meetings,
+    row_ranges,
+)
 from adapters_store.merging.diagnostics.report import counts_json, report
 from adapters_store.merging.reader import MemoryReader
 
@@ -190,40 +197,17 @@ def test_members_for_different_weights_are_refused() -> None:
         told([one, other])
 
 
-def tiles(ids: Sequence[int], block: tuple[int, int] = (2, 4), row_stride: int = 1) -> BlockDelta:
-    """Tiles of a 4 x 8 layer."""
-    return BlockDelta(
-        layer="x",
-        shape=SHAPE,
-        block=block,
-        block_index=torch.tensor(ids, dtype=torch.int32),
-        values=torch.ones(len(ids), *block),
-        row_stride=row_stride,
-    )
-
-
-DENSE = DenseDelta(layer="x", shape=SHAPE, delta=torch.ones(SHAPE))
-FORMS = [
-    pytest.param([elements([], [])], "element", 0, 0, id="nothing"),
-    pytest.param([elements(range(16), [1.0] * 16)], "element", 16, 128, id="half-is-still-sparse"),
-    pytest.param([elements(range(17), [1.0] * 17)], "dense", 32, 128, id="more-than-half"),
-    pytest.param([elements([0], [1.0]), elements([0], [1.0])], "element", 1, 8, id="shared"),
-    pytest.param([tiles([0, 1]), tiles([1])], "block", 16, 72, id="one-grid"),
-    pytest.param([tiles([0, 1, 2]), tiles([3])], "dense", 32, 128, id="every-tile"),
-    pytest.param([tiles([0]), tiles([0], (2, 2))], "element", 8, 64, id="two-grids"),
-    pytest.param([tiles([0]), tiles([0], row_stride=2)], "element", 12, 96, id="two-strides"),
-    pytest.param([tiles([0]), elements([31], [1.0])], "element", 9, 72, id="kinds-mix"),
-    pytest.param([DENSE], "dense", 32, 128, id="dense"),
-]
-
-
-@pytest.mark.parametrize(("deltas", "form", "nnz", "num_bytes"), FORMS)
-def test_predicted_form_is_the_smallest(
-    deltas: list[WeightDelta], form: str, nnz: int, num_bytes: int
-) -> None:
-    predicted = diagnose_layer(deltas, [1.0] * len(deltas)).predicted
-    assert (predicted.form, predicted.nnz, predicted.num_bytes) == (form, nnz, num_bytes)
-    assert predicted.density == nnz / 32
+def test_most_meetings_bound_those_there_are() -> None:
+    makers = ("element", "block", "low rank", "element")
+    made = [
+        MemoryReader(adapter_of(MAKERS[kind](QKV, torch.float32, random(seed))))
+        for seed, kind in enumerate(makers)
+    ]
+    assert most_meetings(made[:1]) == 0
+    assert most_meetings(made) == 6 * 48 * 16 // 4
+    shared = diagnose(made, [1.0] * 4, PARTS).pooled.shared
+    assert shared[np.triu_indices(4, 1)].sum() < most_meetings(made)
+    assert most_meetings([made[0]] * 2) == shared[0, 0]
 
 
 def test_report_lists_layers_by_depth_and_nothing_that_json_lacks() -> None:
