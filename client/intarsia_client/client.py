@@ -142,12 +142,14 @@ class Client:
         """What a stored adapter does to the base, layer by layer."""
         return self._send(wire.stats(reference))
 
-    def delete(self, reference: str, *, force: bool = False) -> Deleted:
+    def delete(self, reference: str, *, force: bool = False, wait: float | None = None) -> Deleted:
         """Deletes what `reference` names, and says what came free.
 
-        What an alias points at is kept (Conflict) unless `force` removes the alias too.
+        Running requests keep it; the answer comes when they have ended, or after `wait` seconds
+        (unless told the server's own), with the state "draining". What an alias points at is kept
+        (Conflict) unless `force` removes the alias too.
         """
-        return self._send(wire.delete(reference, force))
+        return self._send(wire.delete(reference, force, wait))
 
     def download(self, reference: str, to: Path | str) -> Path:
         """Writes an adapter to the file `to`, which appears only once it is complete."""

@@ -154,7 +154,8 @@ def delete(client: Client, reference: str, yes: bool, is_json: bool) -> None:
     if is_json:
         return _print_json(gone.raw)
     freed = ", ".join(f"{count:,} bytes of {place}" for place, count in gone.bytes_freed.items())
-    return click.echo(f"Deleted {', '.join(gone.deleted)}: {freed} freed.")
+    rest = "; running requests keep the rest to their end" if gone.state == "draining" else ""
+    return click.echo(f"Deleted {', '.join(gone.deleted)}: {freed} freed{rest}.")
 
 
 @adapters.command()

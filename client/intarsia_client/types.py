@@ -148,14 +148,23 @@ class AdapterPage(Answer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deleted(Answer):
-    """Versions that are gone, and the bytes that came free by place (`disk`, `device`)."""
+    """Versions that are gone, and the bytes that came free by place (`disk`, `host`, `device`).
+
+    In the state "draining" running requests still use some; the rest comes free with their end.
+    """
 
     deleted: tuple[str, ...]
+    state: str
     bytes_freed: Mapping[str, int]
 
     @classmethod
     def from_json(cls, raw: Json) -> Self:
-        return cls(deleted=tuple(raw["deleted"]), bytes_freed=raw["bytes_freed"], raw=raw)
+        return cls(
+            deleted=tuple(raw["deleted"]),
+            state=raw["state"],
+            bytes_freed=raw["bytes_freed"],
+            raw=raw,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -144,10 +144,11 @@ def stats(reference: str) -> Call[AdapterEffect]:
     return Call("GET", path, lambda r: AdapterEffect.from_json(r.json()), {})
 
 
-def delete(reference: str, force: bool) -> Call[Deleted]:
-    params = {"params": {"force": "true"}} if force else {}
+def delete(reference: str, force: bool, wait: float | None) -> Call[Deleted]:
+    params = ({"force": "true"} if force else {}) | ({} if wait is None else {"wait": str(wait)})
     path = adapter_path(reference)
-    return Call("DELETE", path, lambda r: Deleted.from_json(r.json()), params)
+    given = {"params": params} if params else {}
+    return Call("DELETE", path, lambda r: Deleted.from_json(r.json()), given)
 
 
 def download(reference: str) -> Call[None]:

@@ -53,7 +53,7 @@ def server_process(base: Path, data_dir: Path) -> Iterator[ServerProcess]:
     port, log = _free_port(), data_dir / "server.log"
     flags = [
         *("--base-model", str(base), "--data-dir", str(data_dir), "--port", str(port)),
-        *("--served-model-name", "tiny", "--kv-cache-bytes", str(1 << 20), "--device", "cpu"),
+        *("--served-model-name", "tiny", "--device-cache-bytes", str(1 << 20), "--device", "cpu"),
     ]
     process = forking.Process(target=_serve, args=(flags, log))
     process.start()

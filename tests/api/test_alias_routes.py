@@ -110,7 +110,7 @@ def test_request_under_way_keeps_the_version_that_it_began_with(
         with Client(server.url) as other, _sent(server, request) as answers:
             server.wait_for(**{"answers under way": 1})
             other.change("moving", aliases={"prod": second})
-            other.delete(f"moving@{first}")
+            assert other.delete(f"moving@{first}", wait=0).state == "draining"
             proceed.set()
             chunks = answers()
     assert {chunk["model"] for chunk in chunks} == {f"moving@{first}"}

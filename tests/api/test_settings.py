@@ -85,7 +85,7 @@ def test_a_start_that_cannot_be_served_names_key_and_value(tiny_base: Path, tmp_
     tiny = ["--base-model", str(tiny_base), *data]
     for says, flags in {
         "INTARSIA_MAX_MODEL_LEN=100000": [*tiny, "--max-model-len", "100000"],
-        "INTARSIA_KV_CACHE_BYTES=1": [*tiny, "--kv-cache-bytes", "1"],
+        "INTARSIA_DEVICE_CACHE_BYTES=1": [*tiny, "--device-cache-bytes", "1"],
         "INTARSIA_PUBLISH_DIR=/no/such/place": [*tiny, "--publish-dir", "/no/such/place"],
         "'/no/such/base'": ["--base-model", "/no/such/base", *data],
     }.items():

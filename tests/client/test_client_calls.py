@@ -39,6 +39,7 @@ CHAT = COMPLETION | {
 DELETED = {
     "object": "adapter.deleted",
     "deleted": ["sql@3"],
+    "state": "gone",
     "bytes_freed": {"disk": 44232, "device": 90000},
 }
 BASE = {"id": "demo", "object": "model", "root": "sha256:b", "parent": None, "max_model_len": 2048}
@@ -170,7 +171,7 @@ def test_adapter_is_read_with_its_effect_and_newer_fields(drive: Any, adapter_js
 def test_delete_says_what_came_free(drive: Any) -> None:
     gone = drive(lambda _: httpx.Response(200, json=DELETED), "delete", "sql@3")
     freed = {"disk": 44232, "device": 90000}
-    assert gone == Deleted(deleted=("sql@3",), bytes_freed=freed, raw={})
+    assert gone == Deleted(deleted=("sql@3",), state="gone", bytes_freed=freed, raw={})
 
 
 PAGINGS = [

@@ -20,7 +20,7 @@ from rich.console import Console
 ROOT = Path(__file__).parents[2]
 HEAD = {"id": "chatcmpl-1", "created": 1, "model": "m"}
 MODELS = [{"id": "sql@3", "parent": "demo"}, {"id": "demo", "parent": None}]
-FREED = {"deleted": ["sql@3"], "bytes_freed": {"disk": 44232, "device": 9}}
+FREED = {"deleted": ["sql@3"], "state": "gone", "bytes_freed": {"disk": 44232, "device": 9}}
 
 ENTRY_POINTS = EntryPoints(
     [
