@@ -118,6 +118,8 @@ def _engine(url: str) -> Engine:
     except ArgumentError as error:
         raise RegistryUnavailable("(unreadable)", str(error)) from error
     if parsed.get_backend_name() == "sqlite":
+        if parsed.database in (None, "", ":memory:"):
+            raise RegistryUnavailable(url, "in memory every thread would have its own")
         engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
         _configure_sqlite(engine)
         return engine

@@ -104,6 +104,8 @@ def test_registry_of_a_newer_release_is_not_touched(url: str, open_registry: Ope
     [
         ("", "parse"),
         ("nonsense", "parse"),
+        ("sqlite://", "in memory"),
+        ("sqlite:///:memory:", "in memory"),
         ("mysql://host/db", "only sqlite and postgresql"),
         ("sqlite:////nowhere/at/all/registry.sqlite", "unable to open"),
         ("postgresql://me:secret@/db?host=/nowhere/at/all", "nowhere"),
