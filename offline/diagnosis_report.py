@@ -121,7 +121,7 @@ def _pairs_table(result: Examined) -> Table:
 
 def _rows_table(diagnosis: Diagnosis) -> Table:
     """Layers, rows of split layers, and all together."""
-    table = _table("rows", "covered", "masks each", "sign conflicts", "merged form", "bytes")
+    table = _table("rows", "covered", "masks each", "conflicts", "form", "bytes")
     for layer in by_depth(diagnosis.layers):
         predicted = layer.predicted
         name = layer.layer.removeprefix(LAYERS)
