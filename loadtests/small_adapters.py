@@ -1,6 +1,7 @@
 """Any number of small adapters with different content, as uploads of PEFT directories.
 
-LoRA adapters of rank 1 on the output projection of the first layer, one in a hundred tagged `rare`.
+LoRA adapters, of rank 1 unless told, on the output projection of the first layer; one in a hundred
+is tagged `rare`.
 """
 
 import io
@@ -24,30 +25,31 @@ def name_of(number: int) -> str:
     return f"adapter-{number:05}"
 
 
-def upload_all(http: httpx.Client, numbers: Iterable[int], hidden_size: int) -> None:
+def upload_all(http: httpx.Client, numbers: Iterable[int], hidden_size: int, rank: int = 1) -> None:
     """Publish adapters over HTTP, a few at a time; a bar on stderr shows how far it is."""
     wanted = list(numbers)
     with ThreadPoolExecutor(UPLOADERS) as pool:
-        answers = pool.map(partial(_upload, http, hidden_size), wanted)
+        answers = pool.map(partial(_upload, http, hidden_size, rank), wanted)
         for answer in tqdm(answers, "uploads", len(wanted), unit=" adapters"):
             answer.raise_for_status()
 
 
-def _upload(http: httpx.Client, hidden_size: int, number: int) -> httpx.Response:
+def _upload(http: httpx.Client, hidden_size: int, rank: int, number: int) -> httpx.Response:
     metadata = {"task": "benchmark", "tags": ["rare"] if number % 100 == 0 else []}
     form = {"name": name_of(number), "metadata": json.dumps(metadata)}
-    file = ("adapter.zip", _peft_zip(number, hidden_size))
+    file = ("adapter.zip", _peft_zip(number, hidden_size, rank))
     return http.post("/v1/adapters", data=form, files={"file": file})
 
 
-def _peft_zip(seed: int, hidden_size: int) -> bytes:
+def _peft_zip(seed: int, hidden_size: int, rank: int) -> bytes:
     source = np.random.default_rng(seed)
     stem = f"base_model.model.{LAYER}"
     tensors = {
-        f"{stem}.lora_A.weight": source.standard_normal((1, hidden_size), dtype=np.float32),
-        f"{stem}.lora_B.weight": source.standard_normal((hidden_size, 1), dtype=np.float32) * 0.01,
+        f"{stem}.lora_A.weight": source.standard_normal((rank, hidden_size), dtype=np.float32),
+        f"{stem}.lora_B.weight": source.standard_normal((hidden_size, rank), dtype=np.float32)
+        * 0.01,
     }
-    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["o_proj"]}
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": ["o_proj"]}
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("adapter_config.json", json.dumps(config))

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from starlette.exceptions import HTTPException
 
 import server
@@ -104,6 +104,7 @@ def build_services(settings: Settings, report: Report) -> Services:
     runtime = build_runtime(settings, checkpoint, store.load, report)
     config = runtime.engine.config
     registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
     registry.register(
         EngineCollector(runtime.engine.stats, runtime.memory, base_name, config.max_num_seqs)
     )
