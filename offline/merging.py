@@ -12,7 +12,7 @@ EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW = click.Path(dir_okay=False, path_type=Path)
 
 
-class WeightedFile(click.ParamType):
+class WeightedFile(click.ParamType[tuple[Path, float | None]]):
     """FILE or FILE:WEIGHT; a colon in the name of a file that exists is part of the name."""
 
     name = "file[:weight]"
@@ -31,7 +31,7 @@ class WeightedFile(click.ParamType):
             self.fail(f"{weight!r} is no weight", param, ctx)
 
 
-class Setting(click.ParamType):
+class Setting(click.ParamType[tuple[str, object]]):
     """NAME=VALUE, where VALUE is a number, several with commas between, or a word."""
 
     name = "name=value"

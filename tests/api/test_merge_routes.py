@@ -13,7 +13,11 @@ from adapters_store.merging.reader import MemoryReader
 from adapters_store.merging.recipe import Recipe
 from adapters_store.merging.table import METHODS
 
-MEMBERS = [{"id": "m/a", "weight": 0.5}, {"id": "m/b"}, {"id": "m/c@1", "weight": -2.0}]
+MEMBERS: list[dict[str, Any]] = [
+    {"id": "m/a", "weight": 0.5},
+    {"id": "m/b"},
+    {"id": "m/c@1", "weight": -2.0},
+]
 
 
 @pytest.fixture(scope="module")

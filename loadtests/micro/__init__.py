@@ -1,0 +1,1 @@
+"""Benchmarks of single parts, in process: these may import what they measure."""
