@@ -70,7 +70,7 @@ def _dense(merged: Iterable[Merged], layer: str, space: Space) -> WeightDelta | 
 
 def _element(merged: Iterable[Merged], layer: str, space: Space, most: int) -> WeightDelta | None:
     # Pages of an array that are never written take no memory, and shrinking moves nothing.
-    places, values = np.empty(most, space.index_dtype), np.empty(most, np.float32)
+    places, values = np.empty(most + 1, space.index_dtype), np.empty(most + 1, np.float32)
     count = 0
     for part in merged:
         count = compiled(take_entries)(

@@ -26,7 +26,7 @@ from adapters_store.merging.space import Panel, Space
 from adapters_store.merging.trims import Trim
 
 Floats = NDArray[np.float64]
-Counts = NDArray[np.int32]
+Counts = NDArray[np.uint16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def run_plan(plan: Plan, members: Members) -> Iterator[Merged]:
     """The merged panels in order; each is overwritten by the next."""
     panels = members.space.panels
     most = max(panel.size for panel in panels)
-    values, held = np.empty(most), np.empty(most, np.int32)
+    values, held = np.empty(most), np.empty(most, np.uint16)
     for panel in panels:
         merged = Merged(panel, values[: panel.size], held[: panel.size])
         merged.values.fill(0)
@@ -135,7 +135,7 @@ def _add_elected(plan: Plan, runs: Sequence[Runs], merged: Merged) -> Floats:
 def count_held(plan: Plan, members: Members, panels: Iterable[Panel]) -> Iterator[Counts]:
     """For each of `panels`, by how many kept masks its places are held."""
     for panel in panels:
-        held = np.zeros(panel.size, np.int32)
+        held = np.zeros(panel.size, np.uint16)
         scratch = Merged(panel, np.zeros(panel.size), held)
         _add_all(plan, kept_runs(plan, members, panel), scratch)
         yield held

@@ -34,7 +34,7 @@ def angle(members: Members) -> Angle:
         for position, runs, weight in zip(
             members.positions, members.runs(panel), members.weights, strict=True
         ):
-            held = np.zeros(panel.size, np.int32)
+            held = np.zeros(panel.size, np.uint16)
             compiled(add)(sides[position], held, panel.first, *runs, weight)
         products += [[compiled(dot)(x, y) for y in sides] for x in sides]
     first, second = math.sqrt(products[0, 0]), math.sqrt(products[1, 1])
@@ -85,7 +85,7 @@ def keep_varied(members: Members, share: float, layer: str) -> Trim:
 
 def variances(members: Members, panel: Panel, runs: Sequence[Runs]) -> Runs:
     """By place, of the weighted values of all members: 0 where a member's mask leaves it out."""
-    total, held = np.zeros(panel.size), np.zeros(panel.size, np.int32)
+    total, held = np.zeros(panel.size), np.zeros(panel.size, np.uint16)
     for member, weight in zip(runs, members.weights, strict=True):
         compiled(add)(total, held, panel.first, *member, weight)
     mean = total / members.total

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -48,11 +49,19 @@ def _fp32(values: Tensor, scale: float) -> NDArray[np.float32]:
     return (wide if scale == 1 else wide * scale).contiguous().numpy()
 
 
-def _bounds(ascending: NDArray[Any], firsts: Sequence[int]) -> NDArray[np.int64]:
+def _slices(values: Tensor, scale: float) -> Callable[[int, int], NDArray[np.float32]]:
+    """Gives some of `values`, scaled, in fp32; without a copy where they are that already."""
+    if values.dtype != torch.float32 or scale != 1:
+        return lambda low, high: _fp32(values[low:high], scale)
+    ready = values.contiguous().numpy()
+    return lambda low, high: ready[low:high]
+
+
+def _bounds(ascending: NDArray[Any], firsts: Sequence[int]) -> list[int]:
     """Where the entries from each of `firsts` on begin, and the end of the last."""
     # Of the same dtype: otherwise NumPy converts all of `ascending`, every time.
     begins = ascending.searchsorted(np.array(firsts, ascending.dtype))
-    return np.append(begins, len(ascending))
+    return [*begins.tolist(), len(ascending)]
 
 
 class ElementSource:
@@ -61,12 +70,11 @@ class ElementSource:
     def __init__(self, delta: ElementDelta, space: Space) -> None:
         self._indices = delta.indices.numpy()
         self._bounds = _bounds(self._indices, [panel.first for panel in space.panels])
-        self._delta = delta
+        self._values = _slices(delta.values.view(-1, 1), delta.scale)
 
     def runs(self, panel: Panel) -> Runs:
-        low, high = self._bounds[panel.number : panel.number + 2]
-        values = _fp32(self._delta.values[low:high], self._delta.scale)
-        return Runs(self._indices[low:high], values.reshape(-1, 1))
+        low, high = self._bounds[panel.number], self._bounds[panel.number + 1]
+        return Runs(self._indices[low:high], self._values(low, high))
 
 
 class TileSource:
@@ -75,14 +83,13 @@ class TileSource:
     def __init__(self, delta: BlockDelta, space: Space) -> None:
         self._tiles = delta.block_index.numpy()
         self._bounds = _bounds(self._tiles, [panel.first_row for panel in space.panels])
-        self._delta, self._space = delta, space
+        self._values = _slices(delta.values.view(-1, space.width), delta.scale)
+        self._width, self._dtype = space.width, space.index_dtype
 
     def runs(self, panel: Panel) -> Runs:
-        low, high = self._bounds[panel.number : panel.number + 2]
-        width = self._space.width
-        starts = self._tiles[low:high].astype(self._space.index_dtype) * width
-        values = _fp32(self._delta.values[low:high], self._delta.scale)
-        return Runs(starts, values.reshape(-1, width))
+        low, high = self._bounds[panel.number], self._bounds[panel.number + 1]
+        starts = self._tiles[low:high].astype(self._dtype) * self._width
+        return Runs(starts, self._values(low, high))
 
 
 class BlockSource:
@@ -94,7 +101,7 @@ class BlockSource:
         self._geometry = grid.geometry
         self._per_row = delta.shape[1] // delta.block[1]
         self._tiles = delta.block_index.numpy()
-        self._tile_rows = _bounds(self._tiles, range(0, grid.rows, self._per_row))
+        self._tile_rows = np.array(_bounds(self._tiles, range(0, grid.rows, self._per_row)))
         self._values = _fp32(delta.values, delta.scale)
 
     def runs(self, panel: Panel) -> Runs:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from adapters_store.adapter import BlockDelta, WeightDelta
 
-# 12 to 28 bytes of running state for each of them stay in a core's second-level cache.
-PLACES_PER_PANEL = 1 << 15
+# Ten bytes of running state for each stay in a core's cache, and calls for each panel cost little.
+PLACES_PER_PANEL = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)

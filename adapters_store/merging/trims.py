@@ -25,6 +25,7 @@ from adapters_store.merging.space import Panel, Space
 
 Trim = Callable[[Panel, Sequence[Runs]], Sequence[Runs]]
 DRAWS = 2**53
+MAGNITUDE_LENGTH = 31  # bits of an fp32 magnitude, which compare as the magnitudes do
 
 
 class Band(NamedTuple):
@@ -74,11 +75,11 @@ def keep_ranked(space: Space, keys: Sequence[np.uint64], density: float, epsilon
     """
 
     def trim(panel: Panel, runs: Sequence[Runs]) -> Sequence[Runs]:
-        return [_ranked(member, key) for member, key in zip(runs, keys, strict=True)]
+        return [_ranked(panel, member, key) for member, key in zip(runs, keys, strict=True)]
 
-    def _ranked(member: Runs, key: np.uint64) -> Runs:
+    def _ranked(panel: Panel, member: Runs, key: np.uint64) -> Runs:
         single = singles(member)
-        shares = _rank_shares(single.starts // space.width, single.values[:, 0])
+        shares = _rank_shares(single.starts - panel.first, single.values[:, 0], space.width)
         probabilities = (density - epsilon) + shares * 2 * epsilon
         return _kept(keep_probable, single, probabilities, key)
 
@@ -110,15 +111,25 @@ def magnitudes(runs: Runs) -> tuple[float, float]:
     return absolute, squared
 
 
-def _rank_shares(rows: NDArray[Any], values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """By entry: its rank by magnitude in its row, 0 the smallest, 1 the largest; 1/2 alone."""
-    order = np.lexsort((np.abs(values), rows))
-    first = rows.searchsorted(rows, side="left")
-    last = rows.searchsorted(rows, side="right") - 1
-    ranks = np.empty(len(rows))
-    ranks[order] = np.arange(len(rows))
-    spans = last - first
-    return np.where(spans > 0, (ranks - first) / np.maximum(spans, 1), 0.5)
+def _rank_shares(places: NDArray[Any], values: NDArray[Any], width: int) -> NDArray[np.float64]:
+    """By entry: its rank by magnitude in its row, 0 the smallest, 1 the largest; 1/2 alone.
+
+    Equal magnitudes rank by column. One sort of integers: row, bits of the magnitude, column.
+    """
+    rows, columns = np.divmod(places.astype(np.int64), width)
+    column_bits = width.bit_length()
+    magnitude = np.abs(values).view(np.int32).astype(np.int64)
+    keys = (((rows << MAGNITUDE_LENGTH) | magnitude) << column_bits) | columns
+    keys.sort()
+    sorted_rows = keys >> (MAGNITUDE_LENGTH + column_bits)
+    in_row = np.bincount(sorted_rows)
+    first = in_row.cumsum() - in_row
+    ranks = np.arange(len(keys)) - first[sorted_rows]
+    spans = in_row[sorted_rows] - 1
+    shares = np.empty(width * len(in_row))
+    at = sorted_rows * width + (keys & ((1 << column_bits) - 1))
+    shares[at] = np.where(spans > 0, ranks / np.maximum(spans, 1), 0.5)
+    return shares[places]
 
 
 def _kept(loop: Callable[..., Any], runs: Runs, *how: Any) -> Runs:
