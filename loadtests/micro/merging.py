@@ -91,7 +91,9 @@ def _measure_layer(deltas: Sequence[WeightDelta], found: Found) -> None:
 
 
 def _dense_merges(deltas: Sequence[WeightDelta]) -> dict[str, Callable[[torch.dtype], Tensor]]:
-    merges = {"torch scatter-add": partial(dense_torch.scatter_add, deltas)}
+    merges: dict[str, Callable[[torch.dtype], Tensor]] = {
+        "torch scatter-add": partial(dense_torch.scatter_add, deltas)
+    }
     tiles = [delta for delta in deltas if isinstance(delta, BlockDelta)]
     if tiles:
         merges["torch index-add of tiles"] = partial(dense_torch.add_tiles, tiles)
@@ -124,9 +126,9 @@ def _against_mergekit(arguments: argparse.Namespace, ratio: float) -> list[dict[
     rows = []
     for method in OURS:
         ours = measure(partial(_ours, method, deltas))
-        own = Measured(ours.result.kind, ours.seconds, ours.peak_bytes)
+        own: Result = Measured(ours.result.kind, ours.seconds, ours.peak_bytes)
         theirs = _run_mergekit(arguments, method, ratio)
-        found = {f"ours, {method}": [own], f"mergekit, {method}": [theirs]}
+        found: Found = {f"ours, {method}": [own], f"mergekit, {method}": [theirs]}
         rows += _rows("element", ratio, found)
     return rows
 

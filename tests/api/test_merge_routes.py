@@ -6,12 +6,21 @@ from typing import Any
 
 import httpx
 import pytest
+from intarsia_client import AdapterWeight, Client
 from servers import RunningServer, running_server
+from tiny_adapters import DOWN, QKV, make_adapter
 
-from adapters_store.merging.merge import merge
+from adapters_store.adapter import BaseIdentity, BaseLayer
+from adapters_store.errors import AdapterNotFound
+from adapters_store.ingest import AdapterStore
+from adapters_store.merging.earlier import Earlier
+from adapters_store.merging.merge import OnLayer, merge
+from adapters_store.merging.merger import Merger
 from adapters_store.merging.reader import MemoryReader
 from adapters_store.merging.recipe import Recipe
 from adapters_store.merging.table import METHODS
+from adapters_store.validation import Limits
+from server.errors import error_body
 
 MEMBERS: list[dict[str, Any]] = [
     {"id": "m/a", "weight": 0.5},
@@ -182,3 +191,113 @@ def test_numbers_that_json_does_not_have_are_refused(
 def test_query_that_is_no_truth_is_refused(http: httpx.Client) -> None:
     assert made(post(http, "?wait=perhaps"), 400)["error"]["param"] == "wait"
     assert made(http.get("/v1/jobs?limit=0"), 400)["error"]["param"] == "limit"
+
+
+def test_adapters_of_two_bases_are_a_conflict(http: httpx.Client, merging: RunningServer) -> None:
+    """A registry may be shared by servers of different bases."""
+    base = merging.base
+    layers = {
+        name: BaseLayer(layer.shape, f"sha256:{'e' * 64}") for name, layer in base.layers.items()
+    }
+    other = BaseIdentity("another-base", layers)
+    store = AdapterStore.open(
+        merging.settings.data_dir / "adapters", other, {}, Limits(1 << 20, 1 << 20)
+    )
+    store.publish(make_adapter(other, "element", 7), "other", {})
+    store.close()
+    jobs = made(http.get("/v1/jobs"), 200)
+    for members in ([{"id": "m/a"}, {"id": "other"}], [{"id": "other"}]):
+        error = made(post(http, "?wait=true", adapters=members), 409)["error"]
+        assert (error["code"], error["param"]) == ("base_mismatch", "adapters")
+    assert made(http.get("/v1/jobs"), 200) == jobs
+
+
+@pytest.mark.parametrize("limit", [{"max_merge_bytes": 1000}, {"max_merge_seconds": 1e-9}])
+def test_merge_that_would_cost_too_much_is_refused_before_it_begins(
+    tiny_base: Path, limit: dict[str, Any]
+) -> None:
+    with running_server(tiny_base, **limit) as server, server.http() as http:
+        server.publish("m/a")
+        error = made(post(http, adapters=[{"id": "m/a"}]), 413)["error"]
+        assert (error["code"], error["param"]) == ("merge_too_large", "adapters")
+        assert "predicted" in error["message"]
+        assert made(http.get("/v1/jobs"), 200)["data"] == []
+
+
+def test_the_next_version_begins_with_the_layers_that_stay(
+    http: httpx.Client, merging: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is taken over is the same bits, and a lineage that somebody else wrote is not used."""
+    base = merging.base
+    for seed, (name, layers) in enumerate(
+        {"p/q": [QKV], "p/d": [DOWN], "p/b": [QKV, DOWN]}.items()
+    ):
+        merging.upload(make_adapter(base, "element", seed, layers), name)
+    first = made(post(http, "?wait=true", name="grown", adapters=[{"id": "p/q"}, {"id": "p/b"}]))
+    taken: list[frozenset[str]] = []
+    real = Earlier.of
+
+    def spy(*arguments: Any) -> Earlier:
+        earlier = real(*arguments)
+        taken.append(earlier.layers)
+        return earlier
+
+    monkeypatch.setattr(Earlier, "of", spy)
+    members = [{"id": "p/q"}, {"id": "p/b"}, {"id": "p/d"}]
+    grown = made(post(http, "?wait=true", name="grown", adapters=members))
+    assert (grown["id"], taken) == ("grown@2", [frozenset({QKV})])
+    anew = made(post(http, "?wait=true", name="anew", adapters=members))
+    assert anew["digest"] == grown["digest"]
+    forged = {"metadata": {"lineage": first["metadata"]["lineage"]}}
+    made(http.patch("/v1/adapters/grown@2", json=forged), 200)
+    made(post(http, "?wait=true", name="grown", adapters=members), 200)
+    assert len(taken) == 1
+
+
+def test_nobody_else_writes_the_recipe(http: httpx.Client) -> None:
+    made(post(http, "?wait=true", name="mine"))
+    change = {"metadata": {"recipe": "sha256:0"}}
+    error = made(http.patch("/v1/adapters/mine", json=change), 422)["error"]
+    assert error["param"] == "metadata.recipe"
+
+
+def test_client_merges(merging: RunningServer) -> None:
+    with Client(merging.url) as client:
+        members = [AdapterWeight("m/a", 0.5), AdapterWeight("m/b")]
+        merged = client.merge("by-client", members, merge={"method": "linear"})
+        assert merged.id == "by-client@1"
+        job = client.start_merge("by-client", members)
+        assert job in client.jobs() or client.job(job.id).id == job.id
+        assert {"linear", "overlap_average"} <= {row.name for row in client.merge_methods()}
+        client.merge("by-client", members)  # behind it in the queue
+        assert client.cancel(job.id).status == "succeeded"
+
+
+def test_one_who_waits_is_told_what_went_wrong(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise AdapterNotFound("sha256:0")
+
+    monkeypatch.setattr(Merger, "merge", gone)
+    error = made(post(http, "?wait=true", name="failing"), 404)["error"]
+    assert error == error_body(AdapterNotFound("sha256:0"))["error"]
+    (job,) = made(http.get("/v1/jobs?limit=1"), 200)["data"]
+    assert (job["status"], job["error"]) == ("failed", error)
+    assert http.get("/v1/adapters/failing").status_code == 404
+
+
+def test_one_who_waits_for_a_cancelled_job_is_told(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Merger.merge
+
+    def cancelled(merger: Merger, recipe: Recipe, on_layer: OnLayer, **options: Any) -> Any:
+        (job,) = made(http.get("/v1/jobs?limit=1"), 200)["data"]
+        assert made(http.delete(f"/v1/jobs/{job['id']}"), 200)["status"] == "cancelled"
+        return real(merger, recipe, on_layer, **options)
+
+    monkeypatch.setattr(Merger, "merge", cancelled)
+    error = made(post(http, "?wait=true", name="never"), 409)["error"]
+    assert error["code"] == "job_cancelled"
+    assert http.get("/v1/adapters/never").status_code == 404
