@@ -177,7 +177,7 @@ def _show(results: Sequence[Result]) -> None:
     rows |= {f"  {kind}": lambda r, kind=kind: _both(r["lists"][kind]) for kind in LISTS}  # type: ignore[misc]
     for title, cell in rows.items():
         table.add_row(title, *(cell(result) for result in results))
-    Console().print(table)
+    Console(width=100).print(table)
 
 
 def _drawing(path: Path | None) -> Callable[[Sequence[Result]], None]:
