@@ -1,6 +1,7 @@
 """The composition root: settings in, application out. With `storage.py`, where things are built."""
 
 import logging
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +15,9 @@ from starlette.exceptions import HTTPException
 
 import server
 from adapters_store.errors import StoreError
+from server.adapters.background import start_pool
 from server.adapters.errors import AdapterMemoryError
+from server.adapters.merged import MergedAdapters
 from server.adapters.pins import PinnedNames
 from server.api import (
     adapters,
@@ -35,7 +38,7 @@ from server.api.middleware import AnswerDefects, ApiKey, BodyLimit, CountAnswers
 from server.api.services import Services
 from server.engine.loop import EngineLoop
 from server.errors import TABLE
-from server.metrics import EngineCollector, RequestMetrics, render
+from server.metrics import EngineCollector, MergeCollector, RequestMetrics, render
 from server.model.checkpoint import Checkpoint, open_checkpoint
 from server.model.demo_base import NAME as DEMO_NAME
 from server.model.demo_base import ensure_demo_base
@@ -45,6 +48,7 @@ from server.settings import DEMO, Settings
 from server.storage import Report, open_jobs, open_merger, open_sources, open_store
 
 UPLOAD_ROUTE = "/v1/adapters"
+MERGE_NICENESS = 10  # running requests come first
 FORM_OVERHEAD = 1 << 20  # bytes of an upload's form around the file
 
 logger = logging.getLogger(__name__)
@@ -103,11 +107,15 @@ def build_services(settings: Settings, report: Report) -> Services:
     merger = open_merger(settings, store)
     runtime = build_runtime(settings, checkpoint, store.load, report)
     config = runtime.engine.config
+    merged = MergedAdapters(
+        merger.merge, merger.predict, store.load, start_pool("merges", 1, niceness=MERGE_NICENESS)
+    )
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     registry.register(
         EngineCollector(runtime.engine.stats, runtime.memory, base_name, config.max_num_seqs)
     )
+    registry.register(MergeCollector(merged.counts))
     return Services(
         base_name=base_name,
         codec=TextCodec(checkpoint.tokenizer),
@@ -120,6 +128,8 @@ def build_services(settings: Settings, report: Report) -> Services:
         sources=open_sources(settings),
         memory=runtime.memory,
         source=runtime.source,
+        merged=merged,
+        smallest_layer=min(math.prod(layer.shape) for layer in store.base.layers.values()),
         pins=PinnedNames(runtime.memory, runtime.source, store.registry.pinned_digests),
         leaving={},
         merger=merger,

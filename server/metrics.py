@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import Metric
 from server.adapters.device import DeviceAdapters
 from server.adapters.host import HostAdapters
 from server.adapters.memory import AdapterMemory
+from server.adapters.merged import MergeCounts
 from server.engine.engine import SequenceOutput
 from server.engine.stats import EngineStats
 
@@ -114,6 +115,27 @@ class EngineCollector:
         names = [",".join(stats.running_adapters), ",".join(stats.waiting_adapters)]
         adapters.add_metric([str(self._max_num_seqs), *names], time.time())
         yield adapters
+
+
+class MergeCollector:
+    """What merges of requests cost."""
+
+    def __init__(self, counts: MergeCounts) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterable[Metric]:
+        counts = self._counts
+        made = CounterMetricFamily("intarsia_merges", "Merges for requests", labels=["method"])
+        for method, number in counts.made.copy().items():
+            made.add_metric([method], number)
+        yield made
+        for name, meaning, value in (
+            ("failed", "Merges for requests that failed", counts.failed),
+            ("seconds", "Time that merges took", counts.seconds),
+            ("predicted_seconds", "Time that merges were to take", counts.foretold_seconds),
+            ("read_bytes", "Bytes of members that merges read", counts.bytes_read),
+        ):
+            yield CounterMetricFamily(f"intarsia_merge_{name}", meaning, value)
 
 
 def _tiers(memory: AdapterMemory) -> Iterable[Metric]:

@@ -82,7 +82,7 @@ async def delete_adapter(
     deleted = await run_in_threadpool(services.store.delete, reference, force=force)
     for name in {record.name for record in deleted.records}:
         await keep_pinned(name, services)
-    drains = [_drain(record, services) for record in deleted.unused]
+    drains = [drain for record in deleted.unused for drain in _drain(record, services)]
     done, pending = await asyncio.wait(drains, timeout=wait) if drains else (set(), set())
     freed = [drain.result() for drain in done]
     body = {
@@ -98,12 +98,16 @@ async def delete_adapter(
     return JSONResponse(body, status_code=202 if pending else 200)
 
 
-def _drain(record: AdapterRecord, services: Services) -> "asyncio.Future[Freed]":
-    """Let go of what no version needs any more; its record is shown until that is done."""
+def _drain(record: AdapterRecord, services: Services) -> "list[asyncio.Future[Freed]]":
+    """Let go of what no version needs any more, and of merges with it.
+
+    The record is shown until the adapter itself is gone.
+    """
     services.leaving[record.id] = record
     draining = services.memory.drain(record.digest)
     draining.add_done_callback(lambda _: services.leaving.pop(record.id, None))
-    return asyncio.wrap_future(draining)
+    merges = [services.memory.drain(digest) for digest in services.merged.forget(record.digest)]
+    return [asyncio.wrap_future(each) for each in (draining, *merges)]
 
 
 def _check_cursor(after: str) -> None:

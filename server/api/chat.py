@@ -35,7 +35,7 @@ async def create_chat_completion(
     body.refuse_not_served()
     if body.top_logprobs is not None and not body.logprobs:
         raise BadRequest("top_logprobs needs logprobs: true", "top_logprobs")
-    served = await resolve(body, services.base_name, services.store, sticky_key(body, request))
+    served = await resolve(body, services, sticky_key(body, request))
     jobs = await run_in_threadpool(_jobs, body, services)
     return await answer(request, services, body, served, jobs, _shape(body, request, services))
 

@@ -35,7 +35,7 @@ async def create_completion(
 ) -> Response:
     """Continue one or several prompts, given as text or token ids."""
     body.refuse_not_served()
-    served = await resolve(body, services.base_name, services.store, sticky_key(body, request))
+    served = await resolve(body, services, sticky_key(body, request))
     jobs = await run_in_threadpool(_jobs, body, services)
     return await answer(request, services, body, served, jobs, _shape(body, request, services))
 

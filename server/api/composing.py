@@ -1,20 +1,34 @@
 """From the names in a request to what is computed: references, weights, the composition."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fastapi import Request
-from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from adapters_store.errors import AdapterNotFound, InvalidName
-from adapters_store.ingest import AdapterStore
+from adapters_store.merging.recipe import Recipe
+from adapters_store.merging.separable import coefficients
+from adapters_store.registry import AdapterRecord
 from server.adapters.composition import BASE, Composition
+from server.adapters.sources import Source
 from server.api.dialects import Asked, translate
-from server.api.members import Merge
+from server.api.recipes import build_recipe, find_adapter
 from server.api.schemas import GenerationBody
-from server.errors import BadRequest, ModelNotFound, shown
+from server.api.services import Services
+from server.errors import BadRequest, shown
 
 MODE = "batched"
+THROUGH = "through_mask_of"  # of `merge`: it says where the result counts, not what it is
+
+
+class Member(NamedTuple):
+    """An adapter version as a request names it."""
+
+    id: str
+    digest: str
+    weight: float
+    nnz: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +37,19 @@ class Served:
 
     model: str  # what the answer calls the model
     composition: Composition
-    members: tuple[tuple[str, str, float], ...] = ()  # (adapter id, digest, weight) as asked
+    sources: tuple[Source, ...] = ()  # of the composition's digests
+    members: tuple[Member, ...] = ()  # as asked
+    merge: str | None = None  # how the members became one change, where that was asked
 
     @property
     def headers(self) -> dict[str, str]:
         """What served the request, told on every answer."""
-        named = "+".join(_weighted(name, weight) for name, _, weight in self.members)
-        return {
-            "x-intarsia-composition": named or "base",
-            "x-intarsia-digest": ",".join(digest for _, digest, _ in self.members) or "base",
+        headers = {
+            "x-intarsia-composition": _sum_of(self.members) or "base",
+            "x-intarsia-digest": ",".join(member.digest for member in self.members) or "base",
             "x-intarsia-mode": MODE,
         }
+        return headers if self.merge is None else {**headers, "x-intarsia-merge": self.merge}
 
 
 def sticky_key(body: GenerationBody, request: Request) -> str:
@@ -42,60 +58,96 @@ def sticky_key(body: GenerationBody, request: Request) -> str:
     return str(body.user or session or request.state.request_id)
 
 
-async def resolve(body: GenerationBody, base_name: str, store: AdapterStore, key: str) -> Served:
+async def resolve(body: GenerationBody, services: Services, key: str) -> Served:
     """What `body` asks for. Raises ModelNotFound for an unknown name, never the base instead.
 
-    From here on the request knows digests only: an alias that moves does not move it.
+    From here on the request knows digests only: an alias that moves does not move it. What a merge
+    would cost is known, and allowed, before anything is computed: InvalidMerge, BaseMismatch,
+    MergeTooLarge.
     """
-    asked = await run_in_threadpool(translate, body, base_name, store.registry.names)
+    return await run_in_threadpool(_resolve, body, services, key)
+
+
+def _resolve(body: GenerationBody, services: Services, key: str) -> Served:
+    asked = translate(body, services.base_name, services.store.registry.names)
     if not asked.members:
-        return Served(base_name, BASE)
-    _check_merge(asked)
-    return await _resolve_members(asked, store, key)
+        return Served(services.base_name, BASE)
+    members = [
+        _member(services, reference, weight, asked.param.format(index=index), key)
+        for index, (reference, weight) in enumerate(asked.members)
+    ]
+    if len(members) == 1 and asked.merge is None:
+        weighted = [(member.digest, member.weight) for member in members]
+        return _as_pairs(_sum_of(members), members, services, weighted)
+    return _merged(asked, members, services, key)
 
 
-def _check_merge(asked: Asked) -> None:
-    """Raise BadRequest unless the members can be merged as asked."""
-    if asked.merge is None:
-        if len(asked.members) > 1:
-            raise BadRequest(
-                "several adapters need a merge method; this server has "
-                '{"method": "linear"}, the exact weighted sum',
-                "merge",
-            )
-        return
-    try:
-        Merge.model_validate(dict(asked.merge))
-    except ValidationError as error:
-        method, reason = shown(asked.merge["method"]), error.errors()[0]["msg"]
-        raise BadRequest(
-            f"{asked.merge_param}: {method} is not served: {reason}", asked.merge_param
-        ) from error
+def _member(services: Services, reference: str, weight: float, param: str, key: str) -> Member:
+    record = find_adapter(services.store, reference, param, key)
+    return Member(record.id, record.digest, weight, record.nnz)
 
 
-async def _resolve_members(asked: Asked, store: AdapterStore, key: str) -> Served:
-    weights = [weight for _, weight in asked.members]
-    records = await run_in_threadpool(
-        lambda: [
-            _find(store, reference, asked.param.format(index=index), key)
-            for index, (reference, _) in enumerate(asked.members)
-        ]
+def _merged(asked: Asked, members: Sequence[Member], services: Services, key: str) -> Served:
+    """Members as one change: summed as they are multiplied, or merged before."""
+    fields = dict(asked.merge or {})
+    through = _through(fields.pop(THROUGH, None), asked.merge_field, services, key)
+    weighted = [(member.digest, member.weight) for member in members]
+    recipe = build_recipe(
+        weighted, fields, members_field=asked.members_field, merge_field=asked.merge_field
     )
-    members = tuple(
-        (name, digest, weight) for (name, digest), weight in zip(records, weights, strict=True)
+    pairs = coefficients(recipe)
+    if pairs is not None and through is None and not _is_cheaper_merged(members, services):
+        name = _sum_of(members) if recipe.method == "linear" else _call(recipe, members)
+        return _as_pairs(name, members, services, pairs, f"{recipe.method}; as=pairs")
+    services.merged.foretell(recipe)
+    source = services.merged.source(recipe, through.digest if through else None)
+    return Served(
+        _call(recipe, members) + (f" through {through.id}" if through else ""),
+        Composition.linear([(source.digest, 1.0)]),
+        (source,),
+        tuple(members),
+        f"{recipe.method}; as=merged; recipe={recipe.digest}"
+        + (f"; through={through.digest}" if through else ""),
     )
-    composition = Composition.linear((digest, weight) for _, digest, weight in members)
-    model = "+".join(_weighted(name, weight) for name, _, weight in members)
-    return Served(model, composition, members)
 
 
-def _find(store: AdapterStore, reference: str, param: str, key: str) -> tuple[str, str]:
-    try:
-        record = store.resolve(reference, key)
-    except (AdapterNotFound, InvalidName) as error:
-        raise ModelNotFound(reference, param) from error
-    return record.id, record.digest
+def _through(
+    reference: object, merge_field: str, services: Services, key: str
+) -> AdapterRecord | None:
+    """The adapter through whose mask the merge is seen."""
+    field = f"{merge_field}.{THROUGH}"
+    if reference is not None and not isinstance(reference, str):
+        raise BadRequest(f"{field}: {shown(reference)} is no reference of an adapter", field)
+    return None if reference is None else find_adapter(services.store, reference, field, key)
 
 
-def _weighted(name: str, weight: float) -> str:
-    return name if weight == 1.0 else f"{name}*{weight:g}"
+def _is_cheaper_merged(members: Sequence[Member], services: Services) -> bool:
+    """Hangs on the members' content alone, as a request's numerics must."""
+    if sum(member.nnz for member in members) <= services.smallest_layer:
+        return False  # together they are sparser than one layer, so no sum of them is too full
+    return services.merged.is_cheaper([member.digest for member in members])
+
+
+def _as_pairs(
+    name: str,
+    members: Sequence[Member],
+    services: Services,
+    pairs: Sequence[tuple[str, float]],
+    merge: str | None = None,
+) -> Served:
+    composition = Composition.linear(pairs)
+    sources = tuple(services.source(digest) for digest in composition.digests)
+    return Served(name, composition, sources, tuple(members), merge)
+
+
+def _call(recipe: Recipe, members: Sequence[Member]) -> str:
+    terms = [_weighted(member) for member in members]
+    return f"{recipe.method}({', '.join(terms)})"
+
+
+def _sum_of(members: Sequence[Member]) -> str:
+    return "+".join(_weighted(member) for member in members)
+
+
+def _weighted(member: Member) -> str:
+    return member.id if member.weight == 1.0 else f"{member.id}*{member.weight:g}"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from server.api.members import AdapterWeight, LoraScale, Merge, MergedAdapters
+from server.api.members import AdapterWeight, LoraScale, MergedAdapters
 from server.api.schemas import GenerationBody
 from server.errors import BadRequest, ModelNotFound, shown
 
@@ -26,8 +26,9 @@ class Asked:
 
     members: tuple[tuple[str, float], ...] = ()  # (reference, weight)
     param: str = "model"  # the field that names the member {index}
-    merge: Mapping[str, Any] | None = None
-    merge_param: str = "merge"
+    merge: Mapping[str, Any] | None = None  # method and parameters
+    members_field: str = "adapters"  # what holds the members
+    merge_field: str = "merge"  # what holds the method and its parameters
 
 
 def translate(body: GenerationBody, base_name: str, positions: Positions) -> Asked:
@@ -80,10 +81,9 @@ def _check_source(body: GenerationBody) -> None:
         )
 
 
-def _own(adapters: Sequence[AdapterWeight], merge: Merge | None) -> Asked:
+def _own(adapters: Sequence[AdapterWeight], merge: Mapping[str, Any] | None) -> Asked:
     members = tuple((member.id, member.weight) for member in adapters)
-    fields = None if merge is None else merge.model_dump(exclude_none=True)
-    return Asked(members, "adapters.{index}.id", fields)
+    return Asked(members, "adapters.{index}.id", merge)
 
 
 def _merged(merged: MergedAdapters) -> Asked:
@@ -97,7 +97,8 @@ def _merged(merged: MergedAdapters) -> Asked:
         tuple(zip(merged.ids, weights, strict=True)),
         "merged_adapters.ids.{index}",
         _merge_of(merged),
-        "merged_adapters.merge_strategy",
+        "merged_adapters.ids",
+        "merged_adapters",
     )
 
 
@@ -121,4 +122,4 @@ def _scaled(scales: Sequence[LoraScale], positions: Positions) -> Asked:
         if names[entry.id] in members:
             raise BadRequest(f"{param}: {entry.id} is there twice", param)
         members[names[entry.id]] = entry.scale
-    return Asked(tuple(members.items()), "lora.{index}.id", LINEAR)
+    return Asked(tuple(members.items()), "lora.{index}.id", LINEAR, "lora")

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from server.adapters.claims import AdapterLease
+from server.adapters.sources import Source
 from server.api.composing import Served
 from server.api.services import Services
 from server.engine.loop import OutputStream
@@ -32,14 +33,14 @@ async def submit(
         for index, job in enumerate(jobs):
             request = GenerationRequest(
                 request_id=f"{request_id}-{index}",
-                adapter_names=tuple(name for name, _, _ in served.members),
+                adapter_names=tuple(member.id for member in served.members),
                 prompt_token_ids=tuple(job.prompt),
                 sampling=job.sampling,
                 composition=served.composition,
                 adapter_from=job.adapter_from,
                 cache_salt=cache_salt,
             )
-            lease = await _lease(services, served.composition.digests)
+            lease = await _lease(services, served.sources)
             streams.append(services.engine.submit(request, lease))
     except BaseException:
         for stream in streams:
@@ -54,9 +55,9 @@ def choice_seeds(seed: int | None, count: int) -> list[int]:
     return [first + index for index in range(count)]
 
 
-async def _lease(services: Services, digests: tuple[str, ...]) -> AdapterLease:
+async def _lease(services: Services, sources: Sequence[Source]) -> AdapterLease:
     """All adapters of a composition on the device. Cancelling gives the lease up, or back."""
-    leasing = services.memory.lease([services.source(digest) for digest in digests])
+    leasing = services.memory.lease(sources)
     try:
         return await asyncio.wrap_future(leasing)
     except asyncio.CancelledError:

@@ -22,14 +22,6 @@ class AdapterWeight(BaseModel):
     weight: Weight = 1.0
 
 
-class Merge(BaseModel):
-    """How members become one change. Linear: the weighted sum, exact, without merging."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    method: Literal["linear"]
-
-
 class MergedAdapters(BaseModel):
     """LoRAX's `merged_adapters`. Without weights all are 1; linear takes no notice of a density."""
 

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
-from adapters_store.errors import AdapterNotFound, InvalidMerge, InvalidName
 from adapters_store.ingest import AdapterStore
 from adapters_store.merging.cost import Cost
 from adapters_store.merging.parameters import described
@@ -17,10 +16,11 @@ from adapters_store.merging.recipe import MAX_MEMBERS, Recipe
 from adapters_store.merging.table import DEFAULT_METHOD, METHODS, Method
 from server.api.adapters import record_json
 from server.api.jobs import find_job, job_json
+from server.api.recipes import build_recipe, find_adapter
 from server.api.services import Services, ServicesDep, require_json
 from server.api.stats import effect_json
 from server.api.uploads import SUBRESOURCES
-from server.errors import BadRequest, JobCancelled, ModelNotFound, status_of
+from server.errors import BadRequest, JobCancelled, status_of
 from server.jobs.merges import KIND, merge_request
 from server.jobs.store import JobRecord, JobStore
 
@@ -82,28 +82,10 @@ async def merge_adapters(
 def _recipe(body: MergeBody, store: AdapterStore) -> Recipe:
     """ModelNotFound, or InvalidMerge, each with the field of the body."""
     members = [
-        (_digest(store, member.id, f"adapters.{index}.id"), member.weight)
+        (find_adapter(store, member.id, f"adapters.{index}.id").digest, member.weight)
         for index, member in enumerate(body.adapters)
     ]
-    given = {"method": DEFAULT_METHOD, **body.merge}
-    method, seed = given.pop("method"), given.pop("seed", None)
-    try:
-        return Recipe.build(method, given, members, seed)
-    except InvalidMerge as error:
-        raise InvalidMerge(_field(error.field), error.value, error.reason) from error
-
-
-def _digest(store: AdapterStore, reference: str, param: str) -> str:
-    try:
-        return store.resolve(reference).digest
-    except (AdapterNotFound, InvalidName) as error:
-        raise ModelNotFound(reference, param) from error
-
-
-def _field(field: str) -> str:
-    """A recipe's field as the body has it."""
-    first, dot, rest = field.partition(".")
-    return f"adapters{dot}{rest}" if first == "members" else f"merge.{field}"
+    return build_recipe(members, body.merge)
 
 
 async def _ended(jobs: JobStore, job: JobRecord) -> JobRecord:

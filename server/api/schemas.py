@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidato
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidatorFunctionWrapHandler
 
-from server.api.members import MAX_MEMBERS, AdapterWeight, LoraScale, Merge, MergedAdapters
+from server.api.members import MAX_MEMBERS, AdapterWeight, LoraScale, MergedAdapters
 from server.engine.errors import InvalidParameter
 from server.engine.sampling_params import SamplingParams
 from server.errors import BadRequest, shown
@@ -73,7 +73,7 @@ class GenerationBody(BaseModel):
 
     model: str | None = None
     adapters: list[AdapterWeight] | None = Field(None, min_length=1, max_length=MAX_MEMBERS)
-    merge: Merge | None = None
+    merge: dict[str, Any] | None = None  # the method, and its parameters
     adapter_id: str | None = None  # this, its source and the next are LoRAX's
     adapter_source: str | None = None
     merged_adapters: MergedAdapters | None = None

@@ -11,6 +11,7 @@ from adapters_store.merging.merger import Merger
 from adapters_store.registry import AdapterRecord
 from adapters_store.sources import AdapterSources
 from server.adapters.memory import AdapterMemory
+from server.adapters.merged import MergedAdapters
 from server.adapters.pins import PinnedNames
 from server.adapters.sources import Source
 from server.engine.loop import EngineLoop
@@ -43,6 +44,8 @@ class Services:
     sources: AdapterSources
     memory: AdapterMemory
     source: Callable[[str], Source]  # of a stored adapter, by digest
+    merged: MergedAdapters  # what requests merge
+    smallest_layer: int  # places of it
     pins: PinnedNames
     leaving: dict[str, AdapterRecord]  # deleted versions that requests still use, by id
     merger: Merger

@@ -35,7 +35,7 @@ HUB_FILES = (
     "chat_template*",
 )
 # The last is the base error of the HTTP client that the hub's library uses: it lets some through.
-HUB_FAILURES = (OSError, ValueError, hub_errors.HTTPError)  # type: ignore[attr-defined]
+HUB_FAILURES = (OSError, ValueError, hub_errors.HTTPError)
 SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "repetition_penalty")
 
 
