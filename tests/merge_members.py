@@ -110,18 +110,18 @@ KINDS = st.sampled_from(["element", "block", "low_rank", "dense", "absent", "ele
 
 
 @st.composite
-def one_grid(draw: st.DrawFn, most: int) -> list[Draft]:
+def one_grid(draw: st.DrawFn, least: int, most: int) -> list[Draft]:
     """Block members on one grid."""
     first = draw(drafts(st.just("block")))
-    seeds = draw(st.lists(st.integers(0, 20), min_size=1, max_size=most))
+    seeds = draw(st.lists(st.integers(0, 20), min_size=least, max_size=most))
     return [Draft(**{**vars(first), "seed": seed}) for seed in seeds]
 
 
-def members(most: int = 5) -> st.SearchStrategy[list[Draft]]:
-    """One to `most` members: of mixed kinds, of elements only, or tiles of one grid."""
-    mixed = st.lists(drafts(KINDS), min_size=1, max_size=most)
-    elements = st.lists(drafts(st.just("element")), min_size=1, max_size=most)
-    return mixed | elements | one_grid(most)
+def members(least: int = 1, most: int = 5) -> st.SearchStrategy[list[Draft]]:
+    """`least` to `most` members: of mixed kinds, of elements only, or tiles of one grid."""
+    mixed = st.lists(drafts(KINDS), min_size=least, max_size=most)
+    elements = st.lists(drafts(st.just("element")), min_size=least, max_size=most)
+    return mixed | elements | one_grid(least, most)
 
 
 def inputs(made: list[Draft], weights: list[float]) -> list[LayerInput]:

@@ -20,6 +20,8 @@ from adapters_store.merging.layer import (
 from adapters_store.merging.parameters import Choice, Number
 from adapters_store.merging.table import METHODS, resolve_parameters
 
+pytestmark = pytest.mark.usefixtures("panel_size")
+
 DENSITIES = st.sampled_from([1.0, 0.5, 0.2, 0.01])
 NUMBERS = {
     "lambda": st.sampled_from([1.0, 0.4, -1.5]),
@@ -49,9 +51,12 @@ def parameters_for(method: str, count: int) -> st.SearchStrategy[dict[str, Any]]
 
 
 @st.composite
-def cases(draw: st.DrawFn, method: str) -> tuple[list[LayerInput], dict[str, Any]]:
+def cases(
+    draw: st.DrawFn, method: str, least: int = 1, most: int = 5
+) -> tuple[list[LayerInput], dict[str, Any]]:
     row = METHODS[method]
-    made = draw(members(min(5, row.max_members)).filter(lambda m: len(m) >= row.min_members))
+    least, most = max(least, row.min_members), min(most, row.max_members)
+    made = draw(members(least, most))
     weights = draw(st.lists(WEIGHTS, min_size=len(made), max_size=len(made)))
     return inputs(made, weights), draw(parameters_for(method, len(made)))
 
@@ -74,7 +79,7 @@ def merged_and_reference(
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=60, phases=[Phase.generate])
+@settings(max_examples=40, phases=[Phase.generate])
 @given(data=st.data())
 def test_method_is_its_dense_definition(method: str, data: st.DataObject) -> None:
     given, parameters = data.draw(cases(method))
@@ -85,6 +90,16 @@ def test_method_is_its_dense_definition(method: str, data: st.DataObject) -> Non
     close(merged.dense(), reference.values)
     if isinstance(merged, ElementDelta):
         np.testing.assert_array_equal(merged.indices, np.flatnonzero(reference.mask))
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "slerp"])
+@settings(max_examples=3, phases=[Phase.generate])
+@given(data=st.data())
+def test_twenty_members_are_their_dense_definition(method: str, data: st.DataObject) -> None:
+    given, parameters = data.draw(cases(method, least=20, most=20))
+    merged, reference = merged_and_reference(method, given, parameters, form="dense")
+    found = merged.dense() if merged else torch.zeros(SHAPE)
+    close(found, reference.values)
 
 
 def close(found: torch.Tensor, expected: Any) -> None:
