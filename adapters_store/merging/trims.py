@@ -126,10 +126,10 @@ def _rank_shares(places: NDArray[Any], values: NDArray[Any], width: int) -> NDAr
     first = in_row.cumsum() - in_row
     ranks = np.arange(len(keys)) - first[sorted_rows]
     spans = in_row[sorted_rows] - 1
-    shares = np.empty(width * len(in_row))
+    shares: NDArray[np.float64] = np.empty(width * len(in_row))
     at = sorted_rows * width + (keys & ((1 << column_bits) - 1))
     shares[at] = np.where(spans > 0, ranks / np.maximum(spans, 1), 0.5)
-    return shares[places]
+    return np.asarray(shares[places])
 
 
 def _kept(loop: Callable[..., Any], runs: Runs, *how: Any) -> Runs:

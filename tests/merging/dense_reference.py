@@ -92,7 +92,7 @@ def _total(arrays: Sequence[Floats]) -> Floats:
 
 
 def _union(members: Sequence[Member]) -> Bools:
-    return np.logical_or.reduce([member.mask for member in members])
+    return np.asarray(np.stack([member.mask for member in members]).any(axis=0))
 
 
 def _over(total: Floats, divisor: Floats) -> Floats:
@@ -157,13 +157,13 @@ def metrics_weighted(members: Sequence[Member], parameters: Any, *_: Any) -> Mer
 def slerp(members: Sequence[Member], parameters: Any, *_: Any) -> Merged:
     a, b = _weighted(members)
     t = parameters["t"]
-    factors = 1 - t, t
+    factors = [1 - t, t]
     norms = float(np.linalg.norm(a)), float(np.linalg.norm(b))
     if min(norms) > 0:
         cosine = float((a * b).sum()) / (norms[0] * norms[1])
         if abs(cosine) <= 0.9995:
             theta = math.acos(cosine)
-            factors = tuple(math.sin(f * theta) / math.sin(theta) for f in factors)
+            factors = [math.sin(f * theta) / math.sin(theta) for f in factors]
     return Merged(factors[0] * a + factors[1] * b, _union(members))
 
 
@@ -179,7 +179,8 @@ def sce(members: Sequence[Member], parameters: Any, *_: Any) -> Merged:
     agree = np.sign(x) == sign
     shares = shares[:, None, None] * agree
     merged = _over(_total(list(shares * x)), _total(list(shares)))
-    return Merged(merged, masks.any(axis=0))
+    held: Bools = np.asarray(masks.any(axis=0))
+    return Merged(merged, held)
 
 
 def _varied(x: Floats, share: float) -> Bools:

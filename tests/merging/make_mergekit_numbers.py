@@ -87,7 +87,8 @@ def general(name: str, told: dict[str, Any]) -> Tensor:
     parameters["weight"] = dict(zip((1, 2, 3), WEIGHTS, strict=True))
     draws = our_draws()
     with mock.patch("torch.bernoulli", lambda p: (next(draws) < p).to(p.dtype)):
-        return method.merge_group(group, **parameters)
+        merged: Tensor = method.merge_group(group, **parameters)
+    return merged
 
 
 def rows() -> Iterator[dict[str, Any]]:
