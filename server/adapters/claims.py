@@ -6,8 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from adapters_store.adapter import SparseAdapter
-from server.adapters.sources import Source
+from server.adapters.sources import Loaded, Source
 
 
 class AdapterLease:
@@ -28,7 +27,7 @@ class AdapterLease:
 class Fetched(NamedTuple):
     """An adapter in the host's memory, and the bytes that it will have on the device."""
 
-    adapter: SparseAdapter
+    adapter: Loaded
     device_bytes: int
 
 

@@ -1,42 +1,67 @@
 """The adapters of one step: resident operands, and which token takes how much of which adapter.
 
 Turns the step's compositions into the `DeltaBatch` of each linear layer. Knows neither what an
-operand holds (the kernels do) nor when an adapter comes and goes.
+operand holds (the kernels do), nor how a router chooses, nor when an adapter comes and goes.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain
 
 import torch
 from torch import Tensor
 
 from adapters_store.adapter import SparseAdapter
+from server.adapters.prototypes import Prototypes
+from server.adapters.routing import Mixture
 from server.kernels.interface import DeltaBatch, Kernels, Operand
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ResidentAdapter:
-    """An adapter in the memory of the device that computes."""
+    """An adapter in the memory of the device that computes, or an adapter's prototypes."""
 
     digest: str
     operands: Mapping[str, tuple[Operand, ...]]  # by linear layer; untouched layers are absent
     num_bytes: int
+    directions: Mapping[str, Tensor] = field(default_factory=dict)  # of prototypes, by layer
 
 
-def resident_bytes(adapter: SparseAdapter, kernels: Kernels) -> int:
-    """Bytes of `adapter` on the device, known before it is laid out."""
-    return sum(kernels.operand_bytes(delta) for delta in adapter.deltas)
+def resident_bytes(loaded: SparseAdapter | Prototypes, kernels: Kernels) -> int:
+    """Bytes of `loaded` on the device, known before it is laid out."""
+    if isinstance(loaded, Prototypes):
+        return loaded.num_bytes
+    return sum(kernels.operand_bytes(delta) for delta in loaded.deltas)
 
 
-def make_resident(digest: str, adapter: SparseAdapter, kernels: Kernels) -> ResidentAdapter:
-    """Lay out every delta of `adapter` for `kernels`, on their device, to be known by `digest`."""
+def make_resident(
+    digest: str, loaded: SparseAdapter | Prototypes, kernels: Kernels
+) -> ResidentAdapter:
+    """Lay out `loaded` for `kernels`, on their device, to be known by `digest`."""
+    if isinstance(loaded, Prototypes):
+        placed = {layer: v.to(kernels.device) for layer, v in loaded.directions.items()}
+        return ResidentAdapter(digest, {}, loaded.num_bytes, placed)
     operands: dict[str, tuple[Operand, ...]] = {}
-    for delta in adapter.deltas:
+    for delta in loaded.deltas:
         operands[delta.layer] = (*operands.get(delta.layer, ()), kernels.operand(delta))
     num_bytes = sum(operand.num_bytes for operand in chain(*operands.values()))
     return ResidentAdapter(digest, operands, num_bytes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoutedRows:
+    """Rows of a step whose coefficients a router sets, and the pairs that take them."""
+
+    mixture: Mixture
+    rows: Tensor  # [n] int64, rows of the step, ascending
+    places: Tensor  # [N, n] int64, index of each member's pair with each row
+
+    def select(self, rows: Tensor, kept_before: Tensor) -> "RoutedRows":
+        """Those among `rows` alone; of pairs, the `kept_before[place]` kept ones come before."""
+        is_kept = torch.isin(self.rows, rows)
+        chosen = torch.searchsorted(rows, self.rows[is_kept])
+        return RoutedRows(self.mixture, chosen, kept_before[self.places[:, is_kept]])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,32 +74,62 @@ class TokenPairs:
     adapters: tuple[ResidentAdapter, ...]
     offsets: tuple[int, ...]  # [num_adapters + 1]
     tokens: Tensor  # [num_pairs] int64, rows of the step
-    coefficients: Tensor  # [num_pairs] fp32, or [num_layers, num_pairs] where they differ by layer
+    coefficients: Tensor  # [num_pairs] fp32; those of `routed` pairs do not count
+    routed: tuple[RoutedRows, ...] = ()
 
-    def for_layer(self, name: str, layer: int) -> DeltaBatch | None:
+    def for_layer(self, name: str, x: Tensor) -> DeltaBatch | None:
         """The deltas of the linear layer `name`; None where no adapter of the step touches it.
 
-        `layer` is the decoder layer whose coefficients count; `lm_head` counts with the last.
+        `x [T, in]` is the layer's input, from which routers set coefficients.
         """
         operands = [adapter.operands.get(name, ()) for adapter in self.adapters]
         if not any(operands):
             return None
-        by_layer = self.coefficients.dim() == 2
-        coefficients = self.coefficients[layer] if by_layer else self.coefficients
-        return DeltaBatch(operands, self.offsets, self.tokens, coefficients)
+        if not self.routed:
+            return DeltaBatch(operands, self.offsets, self.tokens, self.coefficients)
+        coefficients = self.coefficients.clone()
+        for own in self.routed:
+            coefficients[own.places] = own.mixture.coefficients(name, x[own.rows])
+        # Whom a router's top_k leaves out costs no product.
+        is_kept = coefficients != 0.0
+        offsets = _kept_offsets(self.offsets, is_kept)
+        return DeltaBatch(operands, offsets, self.tokens[is_kept], coefficients[is_kept])
 
     def select(self, rows: Tensor) -> "TokenPairs | None":
         """The pairs of the step's rows `rows` (ascending), their tokens now positions in `rows`."""
         is_kept = torch.isin(self.tokens, rows)
-        kept_before = [0, *is_kept.cumsum(0).tolist()]
-        if kept_before[-1] == 0:
+        offsets = _kept_offsets(self.offsets, is_kept)
+        if offsets[-1] == 0:
             return None
+        kept_before = is_kept.cumsum(0) - is_kept.long()
+        routed = (own.select(rows, kept_before) for own in self.routed)
         return TokenPairs(
             self.adapters,
-            tuple(kept_before[offset] for offset in self.offsets),
+            offsets,
             torch.searchsorted(rows, self.tokens[is_kept]),
-            self.coefficients[..., is_kept],
+            self.coefficients[is_kept],
+            tuple(own for own in routed if len(own.rows)),
         )
+
+    def with_routers(self, mixtures: Iterable[tuple[Mixture, Sequence[int]]]) -> "TokenPairs":
+        """These pairs, with routers set over the rows (ascending) of each mixture's composition."""
+        return replace(self, routed=tuple(self._route(*own) for own in mixtures))
+
+    def _route(self, mixture: Mixture, rows: Sequence[int]) -> RoutedRows:
+        indices = {adapter.digest: index for index, adapter in enumerate(self.adapters)}
+        chosen = torch.tensor(rows, device=self.tokens.device)
+        places = [
+            start + torch.searchsorted(self.tokens[start:end], chosen)
+            for index in (indices[member.digest] for member in mixture.members)
+            for start, end in [self.offsets[index : index + 2]]
+        ]
+        return RoutedRows(mixture, chosen, torch.stack(places))
+
+
+def _kept_offsets(offsets: Sequence[int], is_kept: Tensor) -> tuple[int, ...]:
+    """Where the segments at `offsets` lie once nothing but `is_kept` is left."""
+    kept_before = [0, *is_kept.cumsum(0).tolist()]
+    return tuple(kept_before[offset] for offset in offsets)
 
 
 Members = Sequence[tuple[ResidentAdapter, float]]

@@ -1,4 +1,4 @@
-"""Adapters in host memory: verified copies of files, and merged ones, ready to be laid out.
+"""Adapters in host memory: verified copies of files, merged ones, prototypes; ready to be laid out.
 
 A byte-bounded, least-recently-used set with single-flight loading. What is larger than the budget
 passes through without being kept. Called from any thread.
@@ -9,8 +9,7 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from adapters_store.adapter import SparseAdapter
-from server.adapters.sources import Source
+from server.adapters.sources import Loaded, Source
 
 
 @dataclass(slots=True)
@@ -28,8 +27,8 @@ class HostAdapters:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.counts = TierCounts()
-        self._kept: OrderedDict[str, SparseAdapter] = OrderedDict()  # least recently used first
-        self._loading: dict[str, Future[SparseAdapter]] = {}
+        self._kept: OrderedDict[str, Loaded] = OrderedDict()  # least recently used first
+        self._loading: dict[str, Future[Loaded]] = {}
         self._num_bytes = 0
         self._lock = threading.RLock()  # a load that is over at once is kept in the same breath
 
@@ -46,7 +45,7 @@ class HostAdapters:
     def is_loading(self, digest: str) -> bool:
         return digest in self._loading
 
-    def fetch(self, source: Source) -> Future[SparseAdapter]:
+    def fetch(self, source: Source) -> Future[Loaded]:
         """The adapter, now or when it is loaded; whoever comes meanwhile shares the load."""
         with self._lock:
             if (kept := self._kept.get(source.digest)) is not None:
@@ -66,7 +65,7 @@ class HostAdapters:
             self._loading.pop(digest, None)
             return self._drop(digest)
 
-    def _loaded(self, digest: str, loaded: Future[SparseAdapter]) -> None:
+    def _loaded(self, digest: str, loaded: Future[Loaded]) -> None:
         with self._lock:
             is_wanted = self._loading.get(digest) is loaded
             if not is_wanted:
@@ -75,7 +74,7 @@ class HostAdapters:
             if loaded.exception() is None:
                 self._keep(digest, loaded.result())
 
-    def _keep(self, digest: str, adapter: SparseAdapter) -> None:
+    def _keep(self, digest: str, adapter: Loaded) -> None:
         if adapter.num_bytes > self.max_bytes:
             return
         while self._num_bytes + adapter.num_bytes > self.max_bytes:
@@ -91,7 +90,7 @@ class HostAdapters:
         return num_bytes
 
 
-def _done(adapter: SparseAdapter) -> Future[SparseAdapter]:
-    future: Future[SparseAdapter] = Future()
+def _done(adapter: Loaded) -> Future[Loaded]:
+    future: Future[Loaded] = Future()
     future.set_result(adapter)
     return future

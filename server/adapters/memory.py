@@ -16,14 +16,13 @@ from contextlib import AbstractContextManager
 from itertools import count
 from typing import Any
 
-from adapters_store.adapter import SparseAdapter
 from server.adapters.claims import AdapterLease, Claim, Fetched, give
 from server.adapters.delta import ResidentAdapter, make_resident, resident_bytes
 from server.adapters.device import DeviceAdapters, DeviceEntry
 from server.adapters.errors import AdapterMemoryError, LeaseQueueFull
 from server.adapters.futures import when_all
 from server.adapters.host import HostAdapters
-from server.adapters.sources import Source
+from server.adapters.sources import Loaded, Source
 from server.adapters.status import Freed, MemoryStatus, State
 from server.adapters.trim import release_free_memory
 from server.kernels.interface import Kernels
@@ -156,7 +155,7 @@ class AdapterMemory:
         self,
         claim: Claim,
         sources: Sequence[Source],
-        fetching: Sequence[Future[SparseAdapter]],
+        fetching: Sequence[Future[Loaded]],
         error: BaseException | None,
     ) -> None:
         if error is not None:
@@ -217,7 +216,7 @@ class AdapterMemory:
         else:
             lease.release()
 
-    def _lay_out(self, entry: DeviceEntry, adapter: SparseAdapter) -> None:
+    def _lay_out(self, entry: DeviceEntry, adapter: Loaded) -> None:
         try:
             self.device.room.vacate()
             resident = make_resident(entry.digest, adapter, self._kernels)

@@ -18,6 +18,7 @@ from adapters_store.merging.cache import BoundedCache
 from adapters_store.merging.cost import Cost
 from adapters_store.merging.masking import through_mask
 from adapters_store.merging.recipe import Recipe
+from server.adapters.sources import Loaded
 
 RECIPES_KNOWN = 4096
 ENTRY_BYTES = 8  # an index and a value, as members of a merge are laid out
@@ -40,7 +41,7 @@ class MergedAdapter:
 
     recipe: Recipe
     through: str | None
-    begin: Callable[[Recipe, str | None], Future[SparseAdapter]]
+    begin: Callable[[Recipe, str | None], Future[Loaded]]
 
     @property
     def digest(self) -> str:
@@ -48,7 +49,7 @@ class MergedAdapter:
             return self.recipe.digest
         return sha256_of({"recipe": self.recipe.digest, "through": self.through})
 
-    def start(self) -> Future[SparseAdapter]:
+    def start(self) -> Future[Loaded]:
         return self.begin(self.recipe, self.through)
 
 
@@ -106,7 +107,7 @@ class MergedAdapters:
         with self._lock:
             return self._made_of.pop(member, set())
 
-    def _begin(self, recipe: Recipe, through: str | None) -> Future[SparseAdapter]:
+    def _begin(self, recipe: Recipe, through: str | None) -> Future[Loaded]:
         return self._pool.submit(self._make, recipe, through)
 
     def _make(self, recipe: Recipe, through: str | None) -> SparseAdapter:

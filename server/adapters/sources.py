@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from adapters_store.adapter import SparseAdapter
+from server.adapters.composition import prototypes_id
+from server.adapters.prototypes import Prototypes, make_prototypes
+
+Loaded = SparseAdapter | Prototypes
 
 
 class Source(Protocol):
@@ -14,7 +18,7 @@ class Source(Protocol):
     @property
     def digest(self) -> str: ...
 
-    def start(self) -> Future[SparseAdapter]:
+    def start(self) -> Future[Loaded]:
         """Begin to load or to compute it, elsewhere than in this thread."""
 
 
@@ -26,5 +30,42 @@ class StoredAdapter:
     load: Callable[[str], SparseAdapter]
     pool: Executor
 
-    def start(self) -> Future[SparseAdapter]:
+    def start(self) -> Future[Loaded]:
         return self.pool.submit(self.load, self.digest)
+
+
+@dataclass(frozen=True, slots=True)
+class PrototypesOf:
+    """The prototypes of what `adapter` gives, made in a thread of `pool`.
+
+    `fetch` has the adapter from the host's tier, where it is loaded to or is already.
+    """
+
+    adapter: Source
+    fetch: Callable[[Source], Future[Loaded]]
+    pool: Executor
+
+    @property
+    def digest(self) -> str:
+        return prototypes_id(self.adapter.digest)
+
+    def start(self) -> Future[Loaded]:
+        made: Future[Loaded] = Future()
+        self.fetch(self.adapter).add_done_callback(lambda loaded: self._make_of(loaded, made))
+        return made
+
+    def _make_of(self, loaded: Future[Loaded], made: Future[Loaded]) -> None:
+        error = loaded.exception()
+        if error is not None:
+            made.set_exception(error)
+        else:
+            self.pool.submit(self._make, loaded.result(), made)
+
+    def _make(self, adapter: Loaded, made: Future[Loaded]) -> None:
+        assert isinstance(adapter, SparseAdapter), f"{self.adapter.digest} is no adapter"
+        try:
+            prototypes = make_prototypes(adapter)
+        except BaseException as error:
+            made.set_exception(error)
+        else:
+            made.set_result(prototypes)

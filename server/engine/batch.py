@@ -1,5 +1,6 @@
 """A scheduled batch as tensors: the step to compute, and the rows whose logits count."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
@@ -8,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from server.adapters.composition import Composition
+from server.adapters.composition import ArrowRouter, Composition, prototypes_id
 from server.adapters.delta import ResidentAdapter, TokenPairs, pair_tokens
+from server.adapters.routing import Mixture, RoutedMember
 from server.engine.scheduler import ScheduledBatch, ScheduledSequence
 from server.kernels.interface import AttentionBatch
 from server.model.step import Step
@@ -21,7 +23,7 @@ ComposedRows = tuple[int, int, list[tuple[ResidentAdapter, float]]]  # first row
 def build_step(
     batch: ScheduledBatch, page_size: int, find_adapter: FindAdapter, device: torch.device
 ) -> Step:
-    """Concatenate the batch's chunks; `find_adapter` gives a digest's resident adapter."""
+    """Concatenate the batch's chunks; `find_adapter` gives what is resident by its digest."""
     positions = torch.tensor([p for e in batch.entries for p in range(e.start, e.end)])
     tokens = torch.tensor([t for e in batch.entries for t in e.sequence.tokens[e.start : e.end]])
     lengths = torch.tensor([entry.num_tokens for entry in batch.entries])
@@ -67,17 +69,39 @@ def _pairs(
     batch: ScheduledBatch, find_adapter: FindAdapter, device: torch.device
 ) -> TokenPairs | None:
     ranges: list[ComposedRows] = []
+    routed: dict[tuple[ArrowRouter, Composition], list[int]] = defaultdict(list)
     for row, entry in zip(_offsets(batch), batch.entries, strict=False):
         for length, composition in entry.sequence.composition_runs(entry.start, entry.end):
             ranges.append((row, length, _members(composition, find_adapter)))
+            if composition.router is not None:
+                routed[composition.router, composition] += range(row, row + length)
             row += length
-    return pair_tokens(ranges, device)
+    pairs = pair_tokens(ranges, device)
+    if pairs is None or not routed:
+        return pairs
+    return pairs.with_routers(
+        (_mixture(router, composition, find_adapter), rows)
+        for (router, composition), rows in routed.items()
+    )
 
 
 def _members(
     composition: Composition, find_adapter: FindAdapter
 ) -> list[tuple[ResidentAdapter, float]]:
     return [(find_adapter(digest), coefficient) for digest, coefficient in composition.members]
+
+
+def _mixture(router: ArrowRouter, composition: Composition, find_adapter: FindAdapter) -> Mixture:
+    members = (
+        RoutedMember(
+            digest=digest,
+            weight=coefficient,
+            layers=find_adapter(digest).operands,
+            directions=find_adapter(prototypes_id(digest)).directions,
+        )
+        for digest, coefficient in composition.members
+    )
+    return Mixture(router, tuple(members))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from adapters_store.adapter import WeightDelta
@@ -50,6 +51,10 @@ class AttentionBatch:
 
 class Kernels(Protocol):
     """The operations of a forward pass. Outputs are new tensors in the dtype of `x`."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where operands lie, and what `linear` reads."""
 
     def operand(self, delta: WeightDelta) -> Operand:
         """Lay out `delta` for `linear`, on the device, once, when an adapter becomes resident."""

@@ -36,8 +36,7 @@ class Phi3:
 
     def logits(self, hidden: Tensor, pairs: TokenPairs | None) -> Tensor:
         """fp32 logits `[n, vocab]` of `hidden [n, hidden]`; `pairs` are those of these n rows."""
-        last = self.config.num_layers - 1
-        deltas = None if pairs is None else pairs.for_layer("lm_head", last)
+        deltas = None if pairs is None else pairs.for_layer("lm_head", hidden)
         return self.kernels.linear(hidden, self.weights.lm_head, deltas).float()
 
     def _attention(
@@ -76,7 +75,7 @@ class Phi3:
         self, index: int, suffix: str, weight: Tensor, x: Tensor, pairs: TokenPairs | None
     ) -> Tensor:
         name = f"model.layers.{index}.{suffix}"
-        deltas = None if pairs is None else pairs.for_layer(name, index)
+        deltas = None if pairs is None else pairs.for_layer(name, x)
         return self.kernels.linear(x, weight, deltas)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:

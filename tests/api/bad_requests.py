@@ -182,11 +182,37 @@ ADAPTERS = {
     "adapter as model and adapters": _completion(
         "model", "'adapters'", model=ADAPTER, adapters=[{"id": ADAPTER}]
     ),
-    "several without merge": _completion("merge", "merge", adapters=[{"id": ADAPTER}] * 2),
     "merge alone": _completion("merge", "'adapters'", merge=LINEAR),
-    "merge method": _completion(
-        "merge.method", "'ties'", adapters=[{"id": ADAPTER}], merge={"method": "ties"}
+    **{
+        f"merge {says}": _completion(
+            f"merge.{field}", says, adapters=[{"id": ADAPTER}], merge=merge
+        )
+        for field, says, merge in (
+            ("method", "'tie'", {"method": "tie"}),
+            ("method", "7", {"method": 7}),
+            ("densty", "0.5", {"method": "ties", "densty": 0.5}),
+            ("density", "0", {"method": "ties", "density": 0}),
+            ("density", "1.5", {"method": "ties", "density": 1.5}),
+            ("density", "nan", {"method": "ties", "density": NAN}),
+            ("density", "'0.5'", {"method": "ties", "density": "0.5"}),
+            ("lambda", "inf", {"method": "task_arithmetic", "lambda": INF}),
+            ("seed", "5", {"method": "ties", "seed": 5}),
+            ("seed", "-1", {"method": "dare_ties", "seed": -1}),
+            ("through_mask_of", "[]", {"through_mask_of": []}),
+        )
+    },
+    "merge text": _completion("merge", "'ties'", adapters=[{"id": ADAPTER}], merge="ties"),
+    "slerp of one": _completion(
+        "adapters", "1", adapters=[{"id": ADAPTER}], merge={"method": "slerp"}
     ),
+    "unknown mask": _completion(
+        "merge.through_mask_of",
+        "`nobody`",
+        404,
+        adapters=[{"id": ADAPTER}],
+        merge={"through_mask_of": "nobody"},
+    ),
+    "a thousand adapters": _completion("adapters", "64", adapters=[{"id": ADAPTER}] * 1000),
     "no adapters": _completion("adapters", "adapters", adapters=[]),
     "adapters text": _completion("adapters", "'x'", adapters="x"),
     "adapter without id": _completion("adapters.0.id", "id", adapters=[{"weight": 1}]),
