@@ -49,11 +49,15 @@ class LocalBlobs:
     def __init__(self, root: Path, quarantine: Quarantine) -> None:
         self.root = root
         self._quarantine = quarantine
-        _make_directories(root)
+        self._durable: set[Path] = set()
+        (root / ALGORITHM).mkdir(parents=True, exist_ok=True)
+        for directory in (root, root.parent):
+            _sync(directory)
 
     def put(self, adapter: SparseAdapter) -> int:
         path = self.path(adapter.digest)
         if not self._is_whole(adapter.digest):
+            self._make_durable(path.parent)
             with self._quarantine.directory() as directory:
                 file = directory / "blob"
                 files.write(adapter, file)
@@ -64,7 +68,9 @@ class LocalBlobs:
 
     def adopt(self, file: Path, digest: str) -> None:
         """Make `file`, on the same file system, the blob of `digest`."""
-        file.replace(self.path(digest))
+        path = self.path(digest)
+        path.parent.mkdir(exist_ok=True)
+        file.replace(path)
 
     def path(self, digest: str) -> Path:
         """Where the adapter with this digest is, or would be."""
@@ -92,6 +98,13 @@ class LocalBlobs:
         _sync(path.parent)
         return num_bytes
 
+    def _make_durable(self, directory: Path) -> None:
+        """Make a directory of blobs that survives a loss of power, whoever else has made it."""
+        if directory not in self._durable:
+            directory.mkdir(exist_ok=True)
+            _sync(directory.parent)
+            self._durable.add(directory)
+
     def _is_whole(self, digest: str) -> bool:
         try:
             self.load(digest)
@@ -116,14 +129,6 @@ def read_verified(path: Path, digest: str) -> SparseAdapter:
     if adapter.digest != digest:
         raise BlobCorrupt(digest, adapter.digest)
     return adapter
-
-
-def _make_directories(root: Path) -> None:
-    """Every directory that a blob may be in, durable: later, each blob's own one is synced."""
-    for number in range(256):
-        (root / ALGORITHM / f"{number:02x}").mkdir(parents=True, exist_ok=True)
-    for directory in (root / ALGORITHM, root, root.parent):
-        _sync(directory)
 
 
 def _sync(path: Path) -> None:

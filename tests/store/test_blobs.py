@@ -193,7 +193,7 @@ def test_failed_write_leaves_nothing(local: LocalBlobs, monkeypatch: pytest.Monk
 def test_file_is_on_disk_before_it_has_its_name(
     local: LocalBlobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the name is on disk before `put` returns."""
+    """And the name is on disk before `put` returns, and its directory's name before it."""
     events: list[str] = []
     sync, replace = os.fsync, Path.replace
 
@@ -208,25 +208,11 @@ def test_file_is_on_disk_before_it_has_its_name(
     monkeypatch.setattr(os, "fsync", logged_sync)
     monkeypatch.setattr(Path, "replace", logged_replace)
     local.put(random_adapter())
-    assert events == ["file", "rename", "directory"]
-
-
-def test_directories_of_blobs_are_on_disk_before_any_blob(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So that a blob's own directory is all that must be synced with it."""
-    synced: list[str] = []
-    sync = os.fsync
-
-    def logged_sync(descriptor: int) -> None:
-        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-        sync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", logged_sync)
-    local = LocalBlobs(tmp_path / "blobs", Quarantine(tmp_path / "quarantine"))
-    places = {local.path(f"sha256:{number:02x}{62 * '0'}").parent for number in range(256)}
-    assert all(place.is_dir() for place in places)
-    assert {str(tmp_path), *(str(place.parent) for place in places)} < set(synced)
+    assert events == ["directory", "file", "rename", "directory"]
+    local.delete(random_adapter().digest)
+    events.clear()
+    local.put(random_adapter())
+    assert events == ["file", "rename", "directory"], "the directory's own name is there to stay"
 
 
 def test_another_replica_sees_what_one_stored_and_deleted(remote: Place) -> None:
