@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from store_factories import random_adapter
 
-from adapters_store.adapter import SparseAdapter
 from server.adapters.claims import AdapterLease
 from server.adapters.delta import resident_bytes
 from server.adapters.device import DeviceAdapters
 from server.adapters.host import HostAdapters
 from server.adapters.memory import AdapterMemory
+from server.adapters.sources import Loaded
 from server.engine.block_manager import BlockManager
 from server.engine.page_room import PageRoom
 from server.kernels.reference import ReferenceKernels
@@ -62,11 +62,11 @@ class Named:
     digest: str
     desk: "Desk"
 
-    def start(self) -> Future[SparseAdapter]:
+    def start(self) -> Future[Loaded]:
         self.desk.loads.append(self.digest)
         return self.desk.pool.submit(self._load)
 
-    def _load(self) -> SparseAdapter:
+    def _load(self) -> Loaded:
         if self.desk.failure is not None:
             raise self.desk.failure
         return ADAPTERS[self.digest]

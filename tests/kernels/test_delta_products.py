@@ -110,7 +110,7 @@ class Case:
                 for token, composition in enumerate(self.compositions)
             ]
         )
-        return None if pairs is None else pairs.for_layer(LAYER, 0)
+        return None if pairs is None else pairs.for_layer(LAYER, self.x)
 
     @property
     def truth(self) -> Tensor:

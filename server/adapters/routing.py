@@ -1,0 +1,68 @@
+"""Coefficients that come from a token's own input: which adapter gets what share, layer by layer.
+
+Arrow: in a linear layer with input x, the members that have a prototype v there take shares of
+`softmax(|x . v| / temperature)`. A member without one (it leaves the layer alone, or changes only
+the bias there) is no part of that softmax; a bias of such a member gets 1 / M, M being the members
+that change the layer at all. A bias beside a weight delta gets that delta's share.
+
+A row's coefficients are the same bits whatever other rows are computed beside it, on a CPU:
+nothing here is a matrix product, whose order of summation may depend on the number of rows.
+"""
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from server.adapters.composition import ArrowRouter
+
+PRODUCTS_AT_ONCE = 1 << 20  # bounds temporary memory: 4 bytes each
+
+
+class RoutedMember(NamedTuple):
+    """What a router knows of one adapter."""
+
+    digest: str
+    weight: float
+    layers: Container[str]  # that it changes
+    directions: Mapping[str, Tensor]  # its prototypes: [in] fp32, by layer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mixture:
+    """The members of a routed composition, in the order of their digests."""
+
+    router: ArrowRouter
+    members: tuple[RoutedMember, ...]
+
+    def coefficients(self, layer: str, x: Tensor) -> Tensor:
+        """Weight times share of every member, for rows `x [n, in]` of `layer`'s input: `[N, n]`.
+
+        Computed in fp32. Members that leave the layer alone have a coefficient that nobody reads.
+        """
+        shares = x.new_full((len(self.members), len(x)), self._even(layer), dtype=torch.float32)
+        known = [i for i, member in enumerate(self.members) if layer in member.directions]
+        if known:
+            directions = torch.stack([self.members[i].directions[layer] for i in known])
+            shares[known] = arrow_shares(self.router, x.float(), directions).T
+        weights = torch.tensor([member.weight for member in self.members], device=x.device)
+        return weights[:, None] * shares
+
+    def _even(self, layer: str) -> float:
+        return 1 / max(1, sum(layer in member.layers for member in self.members))
+
+
+def arrow_shares(router: ArrowRouter, x: Tensor, directions: Tensor) -> Tensor:
+    """Shares `[n, N]` of N prototypes `directions [N, in]` in rows `x [n, in]`, all fp32."""
+    logits = _products(x, directions).abs()
+    if router.top_k is not None:
+        order = logits.sort(dim=-1, descending=True, stable=True).indices
+        logits = logits.scatter(-1, order[:, router.top_k :], -torch.inf)
+    return ((logits - logits.amax(-1, keepdim=True)) / router.temperature).softmax(-1)
+
+
+def _products(x: Tensor, directions: Tensor) -> Tensor:
+    rows_at_once = max(1, PRODUCTS_AT_ONCE // directions.numel())
+    return torch.cat([(rows[:, None] * directions).sum(-1) for rows in x.split(rows_at_once)])
