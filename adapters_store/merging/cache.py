@@ -22,16 +22,6 @@ class LayerCache(Protocol):
         """Keep a layer for as long as the cache sees fit."""
 
 
-class NoCache:
-    """Keeps nothing."""
-
-    def get(self, key: str) -> Layer | None:
-        return None
-
-    def put(self, key: str, value: Layer) -> None:
-        pass
-
-
 class BoundedCache(Generic[V]):
     """At most `capacity` of what `size_of` counts."""
 

@@ -13,7 +13,7 @@ from typing import Any
 from adapters_store.adapter import SparseAdapter, WeightDelta
 from adapters_store.canonical import fp32_hex, sha256_of
 from adapters_store.errors import BaseMismatch
-from adapters_store.merging.cache import LayerCache, NoCache
+from adapters_store.merging.cache import LayerCache
 from adapters_store.merging.earlier import Earlier
 from adapters_store.merging.layer import (
     LayerInput,
@@ -47,7 +47,7 @@ def merge(
     far as the method's row promises: neither `cache` nor `earlier` change a bit of it.
     """
     base = common_base(readers)
-    work = _Work(recipe, readers, _statistics(recipe, readers), cache or NoCache(), earlier)
+    work = _Work(recipe, readers, _statistics(recipe, readers), cache, earlier)
     merged = _each(work.layer, sorted(base), on_layer, threads)
     for reader in (*readers.values(), *([earlier.reader] if earlier else [])):
         reader.verify()
@@ -107,6 +107,23 @@ def _told(merged: Iterator[Deltas], on_layer: OnLayer, total: int) -> Iterator[D
         yield layer
 
 
+class _Members:
+    """The members' deltas in one layer, each read once, and only if it must be."""
+
+    def __init__(self, readers: Readers, layer: str) -> None:
+        self._readers, self._layer = readers, layer
+        self._read: dict[str, Deltas] = {}
+
+    def deltas(self, digest: str) -> Deltas:
+        if digest not in self._read:
+            self._read[digest] = self._readers[digest].deltas(self._layer)
+        return self._read[digest]
+
+    def digests(self, digest: str) -> tuple[str, ...]:
+        known = self._readers[digest].digests(self._layer)
+        return tuple(d.digest for d in self.deltas(digest)) if known is None else known
+
+
 @dataclass(frozen=True)
 class _Work:
     """Everything that merging one layer needs."""
@@ -114,7 +131,7 @@ class _Work:
     recipe: Recipe
     readers: Readers
     statistics: Mapping[str, MemberStatistics]
-    cache: LayerCache
+    cache: LayerCache | None
     earlier: Earlier | None
 
     def layer(self, layer: str) -> Deltas:
@@ -123,15 +140,18 @@ class _Work:
         return self._cached(layer) if kept is None else kept
 
     def _cached(self, layer: str) -> Deltas:
-        key = self._key(layer)
+        members = _Members(self.readers, layer)
+        if self.cache is None:
+            return self._merge(layer, members)
+        key = self._key(layer, members)
         merged = self.cache.get(key)
         if merged is None:
-            merged = self._merge(layer)
+            merged = self._merge(layer, members)
             self.cache.put(key, merged)
         return merged
 
-    def _merge(self, layer: str) -> Deltas:
-        read = {digest: reader.deltas(layer) for digest, reader in self.readers.items()}
+    def _merge(self, layer: str, members: "_Members") -> Deltas:
+        read = {digest: members.deltas(digest) for digest in self.readers}
         weights = {digest: weight_of(deltas) for digest, deltas in read.items()}
         biases = {digest: bias_of(deltas) for digest, deltas in read.items()}
         rule = partial(merge_layer, statistics=self.statistics)
@@ -159,7 +179,7 @@ class _Work:
             seed=recipe.seed or 0,
         )
 
-    def _key(self, layer: str) -> str:
+    def _key(self, layer: str, members: "_Members") -> str:
         """Everything that the merged layer depends on.
 
         Members that leave the layer alone count by their weights only, so that another member
@@ -171,7 +191,7 @@ class _Work:
         present: list[Any] = []
         absent: list[str] = []
         for digest, weight in recipe.members:
-            digests = self.readers[digest].digests(layer)
+            digests = members.digests(digest)
             if digests:
                 present.append([fp32_hex(weight), list(digests), digest if named else None])
             else:

@@ -42,8 +42,8 @@ class AdapterReader(Protocol):
     def outline(self, layer: str) -> Deltas:
         """The layer's deltas, maybe without their values (on torch's meta device)."""
 
-    def digests(self, layer: str) -> tuple[str, ...]:
-        """The digests of the layer's deltas; () where the layer is left alone."""
+    def digests(self, layer: str) -> tuple[str, ...] | None:
+        """The digests of `deltas(layer)`; None where only reading them could tell."""
 
     def deltas(self, layer: str) -> Deltas:
         """The layer's deltas; () where the layer is left alone."""
@@ -67,7 +67,7 @@ class MemoryReader:
         return self.deltas(layer)
 
     def digests(self, layer: str) -> tuple[str, ...]:
-        return tuple(delta.digest for delta in self.deltas(layer))
+        return _digests(self.deltas(layer))
 
     def deltas(self, layer: str) -> Deltas:
         return tuple(self._deltas.get(layer, ()))
@@ -130,26 +130,25 @@ class FileReader:
             for declared in self._declared.get(layer, ())
         )
 
-    def digests(self, layer: str) -> tuple[str, ...]:
-        if self._known is not None:
-            return self._known.get(layer, ())
-        if layer in self._declared and layer not in self._digests:
-            self.deltas(layer)
-        return self._digests.get(layer, ())
+    def digests(self, layer: str) -> tuple[str, ...] | None:
+        if layer not in self._declared:
+            return ()
+        return (self._digests if self._known is None else self._known).get(layer)
 
     def deltas(self, layer: str) -> Deltas:
-        """BlobCorrupt, or AdapterRefused for what no reader with `known` digests has seen."""
+        """BlobCorrupt, or AdapterRefused for what was not read before."""
         deltas = tuple(self._read(declared) for declared in self._declared.get(layer, ()))
-        found = tuple(delta.digest for delta in deltas)
-        if self._known is None:
+        found = _digests(deltas)
+        expected = self.digests(layer)
+        if expected is None:
             _check_form(deltas)  # before anything computes with it: indices may lead anywhere
             self._digests[layer] = found
-        elif found != self._known.get(layer, ()):
+        elif found != expected:
             raise BlobCorrupt(self.digest, f"another one, by what {layer} holds")
         return deltas
 
     def verify(self) -> Digests:
-        digests = {layer: self.digests(layer) for layer in self.layers}
+        digests = {layer: digests_of(self, layer) for layer in self.layers}
         kinds = {layer: [delta.kind for delta in self.outline(layer)] for layer in self.layers}
         found = adapter_digest(
             self.base,
@@ -168,6 +167,12 @@ class FileReader:
         return declared.build({name: self._frame.read(self._file, name) for name in names})
 
 
+def digests_of(reader: AdapterReader, layer: str) -> tuple[str, ...]:
+    """The digests of a layer's deltas, which are read if that must be."""
+    known = reader.digests(layer)
+    return known if known is not None else _digests(reader.deltas(layer))
+
+
 def weight_of(deltas: Deltas) -> WeightDelta | None:
     """The change of the weight among a layer's deltas."""
     return next((delta for delta in deltas if not isinstance(delta, BiasDelta)), None)
@@ -176,6 +181,10 @@ def weight_of(deltas: Deltas) -> WeightDelta | None:
 def bias_of(deltas: Deltas) -> BiasDelta | None:
     """The change of the bias among a layer's deltas."""
     return next((delta for delta in deltas if isinstance(delta, BiasDelta)), None)
+
+
+def _digests(deltas: Deltas) -> tuple[str, ...]:
+    return tuple(delta.digest for delta in deltas)
 
 
 def _check_roles(declared: Mapping[str, Sequence[DeclaredDelta]]) -> None:

@@ -122,8 +122,10 @@ def test_weights_that_are_one_fp32_number_are_one_weight(weight: float) -> None:
     ]
 
 
-def test_negative_zero_is_zero() -> None:
-    assert linear((A, -0.0)).json() == linear((A, 0.0)).json()
+@pytest.mark.parametrize("method", ["linear", "average"])
+def test_negative_zero_is_zero(method: str) -> None:
+    texts = {Recipe.build(method, {}, [(A, zero)]).json() for zero in (0.0, -0.0, -1e-60)}
+    assert len(texts) == 1
 
 
 @given(WEIGHTS, WEIGHTS)

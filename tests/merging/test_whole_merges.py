@@ -49,7 +49,7 @@ def recipe_of(members: Iterable[SparseAdapter], method: str = "overlap_average")
 
 
 class Counted(MemoryReader):
-    """Counts the layers that are read."""
+    """Notes the layers that are read."""
 
     def __init__(self, adapter: SparseAdapter) -> None:
         super().__init__(adapter)
@@ -118,6 +118,47 @@ def test_a_cache_and_threads_change_no_bit(method: str, data: st.DataObject) -> 
         assert shared.digest == alone.digest
 
 
+QKV_PART = element(QKV, F32, random(1))
+ONE = adapter_of(QKV_PART)
+SAME_HERE = adapter_of(QKV_PART, element(DOWN, F32, random(2)))
+ELSEWHERE = adapter_of(element(DOWN, F32, random(3)))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            ("task_arithmetic", {"lambda": 1.0}, [ONE], None),
+            ("task_arithmetic", {"lambda": 2.0}, [ONE], None),
+        ),
+        (("average", {}, [ONE], None), ("average", {}, [ONE, ELSEWHERE], None)),
+        (("average", {}, [ONE, ELSEWHERE], None), ("linear", {}, [ONE, ELSEWHERE], None)),
+        (("dare_linear", {"density": 0.5}, [ONE], 1), ("dare_linear", {"density": 0.5}, [ONE], 2)),
+        (
+            ("dare_linear", {"density": 0.5}, [ONE], 1),
+            ("dare_linear", {"density": 0.5}, [SAME_HERE], 1),
+        ),
+        (
+            ("magnitude_prune", {"density": 0.5, "scope": "adapter"}, [ONE], None),
+            ("magnitude_prune", {"density": 0.5, "scope": "adapter"}, [SAME_HERE], None),
+        ),
+    ],
+    ids=["parameter", "members elsewhere", "method", "seed", "whose draws", "whose ranks"],
+)
+def test_a_cache_tells_layers_apart_by_all_that_they_depend_on(
+    before: tuple[Any, ...], after: tuple[Any, ...]
+) -> None:
+    cache = layer_cache(1 << 20)
+    found = []
+    for method, parameters, members, seed in (before, after):
+        pairs = [(adapter.digest, 1.0) for adapter in members]
+        recipe = Recipe.build(method, parameters, pairs, seed)
+        alone = merge(recipe, in_memory(members))
+        assert merge(recipe, in_memory(members), cache=cache).digest == alone.digest
+        found += [delta.digest for delta in alone.deltas if delta.layer == QKV]
+    assert found[0] != found[1]
+
+
 def _scopes(row: Method) -> list[dict[str, Any]]:
     has_scope = any(parameter.name == "scope" for parameter in row.parameters)
     return [{"scope": "adapter"}] if has_scope else []
@@ -144,6 +185,22 @@ def test_layers_of_an_earlier_merge_are_the_same_bits(
         earlier = Earlier.of(MemoryReader(stored), made_by, recipe, readers)
         updated = merge(recipe, needed, earlier=earlier)
         assert updated.digest == merge(recipe, needed).digest
+
+
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_each_layer_is_read_once(stored: Path, is_cached: bool) -> None:
+    read: list[str] = []
+
+    class Noting(FileReader):
+        def deltas(self, layer: str) -> Deltas:
+            read.append(layer)
+            return super().deltas(layer)
+
+    with Noting(stored.open("rb")) as reader:
+        recipe = Recipe.build("linear", {}, [(reader.digest, 1.0)])
+        cache = layer_cache(1 << 20) if is_cached else None
+        merge(recipe, {reader.digest: reader}, cache=cache)
+    assert sorted(read) == [QKV, DOWN]
 
 
 def test_an_earlier_merge_spares_what_the_changed_member_leaves_alone() -> None:
