@@ -9,6 +9,7 @@ RequestError
 ├── ModelNotFound       `model` (or an adapter's id) names nothing that is served
 ├── JobNotFound         no job has this id
 ├── JobCancelled        the job that a request waits for was cancelled
+├── NotLoaded           what is to be unloaded was uploaded
 ├── UnsupportedMedia    the body's content type is not one that the route reads
 ├── BodyTooLarge        more bytes than the route takes
 ├── ClientGone          the client hung up; nobody reads the answer
@@ -16,7 +17,7 @@ RequestError
 """
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from adapters_store import errors as store
@@ -65,6 +66,18 @@ class JobCancelled(RequestError):
     def __init__(self, job: str) -> None:
         self.job = job
         super().__init__(f"the job {job} was cancelled")
+
+
+class NotLoaded(RequestError):
+    """`name` is to be unloaded, but `uploaded` of its versions did not come by loading."""
+
+    def __init__(self, name: str, uploaded: Sequence[str]) -> None:
+        self.name, self.uploaded = name, uploaded
+        super().__init__(
+            f"{', '.join(uploaded)}: uploaded, not loaded; DELETE /v1/adapters/{name} removes it "
+            "for good",
+            "lora_name",
+        )
 
 
 class UnsupportedMedia(RequestError):
@@ -119,6 +132,7 @@ TABLE: Mapping[type[Exception], Row] = {
     store.AdapterNotFound: Row(404, NOT_FOUND, "adapter_not_found"),
     JobNotFound: Row(404, NOT_FOUND, "job_not_found"),
     store.SourceNotFound: Row(404, NOT_FOUND, "source_not_found", "lora_path"),
+    NotLoaded: Row(409, "conflict_error", "not_loaded"),
     store.NameConflict: Row(409, "conflict_error", "name_conflict", "name"),
     store.AdapterInUse: Row(409, "conflict_error", "adapter_in_use"),
     store.NoEarlierTarget: Row(409, "conflict_error", "no_earlier_target", "alias"),

@@ -1,11 +1,13 @@
 """Load and unload as vLLM and SGLang have them, and llama.cpp's list of adapters.
 
 To load is to publish: what a path names, in the registry or inside a source that the operator
-allows, becomes a version of a name. To unload is to delete the name, as `DELETE` does.
+allows, becomes a version of a name. To unload is to delete the name, as `DELETE` does, if all of it
+was loaded: what somebody uploaded may be the only copy, which vLLM's users would not expect to go.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Depends
@@ -21,8 +23,9 @@ from server.api.aliases import ChangeBody, change_adapter
 from server.api.pinning import keep_pinned
 from server.api.services import Services, ServicesDep, require_json
 from server.api.uploads import SUBRESOURCES
-from server.errors import BadRequest
+from server.errors import BadRequest, NotLoaded
 
+LOADED_FROM = "loaded_from"  # in a version's metadata: what was its path
 SAGEMAKER = {"name": "lora_name", "src": "lora_path"}  # its words for ours
 
 Publish = Callable[[bool], Publication]  # for good, or only what it would be
@@ -110,6 +113,10 @@ def _latest(services: Services) -> dict[str, str]:
 
 async def _unload(body: NameBody, services: Services) -> None:
     check_name(body.lora_name)  # a name, not one of its versions
+    state = await run_in_threadpool(services.store.registry.state, body.lora_name)
+    uploaded = [version.id for version in state.versions if LOADED_FROM not in version.metadata]
+    if uploaded:
+        raise NotLoaded(body.lora_name, uploaded)
     await delete_adapter(body.lora_name, services)
 
 
@@ -177,7 +184,11 @@ def _content(body: LoadBody, services: Services) -> Iterator[Publish]:
 
         def publish(dry_run: bool) -> Publication:
             done = store.ingest(
-                fetched.path, body.lora_name, {}, signature=fetched.signature, dry_run=dry_run
+                fetched.path,
+                body.lora_name,
+                {LOADED_FROM: body.lora_path},
+                signature=fetched.signature,
+                dry_run=dry_run,
             )
             return Publication(done.record, done.created)
 
@@ -206,6 +217,7 @@ def _publish_again(
 ) -> Publication:
     """Content that was checked when it came, signature and all, needs neither again."""
     registry, draft = services.store.registry, record.under(name)
+    draft = replace(draft, metadata={**draft.metadata, LOADED_FROM: record.id})
     if dry_run:
         return registry.preview(draft)
     with registry.guard(record.digest) as guarded:

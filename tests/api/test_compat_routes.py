@@ -159,6 +159,17 @@ def test_earlier_version_cannot_become_the_latest(
     assert http.get(f"/v1/adapters/{name}").json()["version"] == 2
 
 
+@pytest.mark.parametrize("route", [UNLOAD, SGLANG_UNLOAD])
+def test_what_was_uploaded_is_not_unloaded(
+    server: RunningServer, http: httpx.Client, name: str, route: str
+) -> None:
+    uploaded = server.publish(name, seed=8)
+    refused = http.post(route, json={"lora_name": name})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "not_loaded")
+    assert uploaded in refused.json()["error"]["message"]
+    assert http.delete(f"/v1/adapters/{name}").json()["deleted"] == [uploaded]
+
+
 def test_name_that_an_alias_points_at_is_not_unloaded(
     http: httpx.Client, load: Load, name: str
 ) -> None:

@@ -15,7 +15,11 @@ from adapters_store.merging.recipe import Recipe
 from adapters_store.merging.table import METHODS
 
 NAMES = {"one": "element", "two": "block 1x16", "three": "element"}
-WEIGHTED: list[dict[str, Any]] = [{"id": "one", "weight": 0.5}, {"id": "two"}, {"id": "three", "weight": -1.5}]
+WEIGHTED: list[dict[str, Any]] = [
+    {"id": "one", "weight": 0.5},
+    {"id": "two"},
+    {"id": "three", "weight": -1.5},
+]
 SPECIAL: Mapping[str, dict[str, Any]] = {
     "metrics_weighted": {"values": [1.0, 2.0, 3.0]},
     "dare_linear": {"seed": 3},
