@@ -66,7 +66,9 @@ _ELECT = (
     _LAMBDA,
 )
 _GAMMA = Number("gamma", 0.01, "share of the entries dropped for being the largest", low=0, high=1)
-_PRUNED = "share of a member's entries that is kept, the largest"
+_KEPT = "share of a member's entries that is kept"
+_PRUNED = f"{_KEPT}, the largest"
+_VARIED = "share kept of the places where members differ; 1 keeps all places"
 _DRAWN = "probability that an entry is kept"
 
 
@@ -105,7 +107,7 @@ _ROWS = (
         summary="drop the largest and the smallest, lambda times the sum of w v",
         paper="arXiv 2312.06795",
         parameters=(
-            _density(0.9, "share of a member's entries that is kept"),
+            _density(0.9, _KEPT),
             _GAMMA,
             *_TRIM,
             _LAMBDA,
@@ -117,7 +119,7 @@ _ROWS = (
         summary="drop the largest and the smallest, then elect and add as ties",
         paper="arXiv 2312.06795, 2306.01708",
         parameters=(
-            _density(0.9, "share of a member's entries that is kept"),
+            _density(0.9, _KEPT),
             _GAMMA,
             *_TRIM,
             *_ELECT,
@@ -186,16 +188,7 @@ _ROWS = (
         name="sce",
         summary="keep places of largest variance of x = w v, weigh members by energy, elect signs",
         paper="arXiv 2408.07990",
-        parameters=(
-            Number(
-                "select_topk",
-                1.0,
-                "share kept of the places where members differ; 1 keeps all places",
-                low=0,
-                high=1,
-                above_low=True,
-            ),
-        ),
+        parameters=(Number("select_topk", 1.0, _VARIED, low=0, high=1, above_low=True),),
     ),
 )
 
@@ -229,9 +222,9 @@ def resolve_parameters(method: str, given: Mapping[str, object]) -> dict[str, Va
 def check_members(method: str, parameters: Mapping[str, Value], count: int) -> None:
     """Raises InvalidMerge where `method` does not take `count` members."""
     row = find_method(method)
-    if not row.min_members <= count <= row.max_members:
-        allowed = f"{row.min_members} to {row.max_members}"
-        allowed = str(row.min_members) if row.min_members == row.max_members else allowed
+    low, high = row.min_members, row.max_members
+    if not low <= count <= high:
+        allowed = str(low) if low == high else f"{low} to {high}"
         raise InvalidMerge("members", count, f"{method} takes {allowed}")
     for parameter in row.parameters:
         value = parameters[parameter.name]
