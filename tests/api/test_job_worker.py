@@ -37,6 +37,7 @@ class Steps:
     def __init__(self) -> None:
         self.is_between, self.proceed = threading.Event(), threading.Event()
         self.begun: list[Mapping[str, Any]] = []
+        self.finished: list[Mapping[str, Any]] = []
 
     def __call__(self, request: Mapping[str, Any], advance: Advance) -> dict[str, Any]:
         self.begun.append(request)
@@ -44,6 +45,7 @@ class Steps:
         self.is_between.set()
         assert self.proceed.wait(DEADLINE_S)
         advance(1.0)
+        self.finished.append(request)
         return {"did": request["what"]}
 
 
@@ -128,6 +130,7 @@ def test_running_job_is_cancelled_before_its_next_step(jobs: JobStore, start: St
     assert not jobs.cancel(first.id)
     steps.proceed.set()
     assert ended(jobs, second).status == "succeeded"
+    assert steps.finished == [second.request]
     cancelled = jobs.find(first.id)
     assert cancelled is not None
     assert (cancelled.status, cancelled.progress, cancelled.result) == ("cancelled", 0.5, None)
