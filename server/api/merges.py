@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse
 
 from adapters_store.ingest import AdapterStore
 from adapters_store.merging.cost import Cost
+from adapters_store.merging.merge import LINEAGE
 from adapters_store.merging.parameters import described
 from adapters_store.merging.recipe import MAX_MEMBERS, Recipe
 from adapters_store.merging.table import DEFAULT_METHOD, METHODS, Method
@@ -67,6 +68,10 @@ async def merge_adapters(
     """
     if body.name.partition("/")[2] in SUBRESOURCES:
         raise BadRequest(f"name: {body.name!r} would be taken for another adapter's route", "name")
+    if LINEAGE in body.metadata:
+        raise BadRequest(
+            "metadata.lineage: the lineage of a merge is its recipe", "metadata.lineage"
+        )
     await run_in_threadpool(services.store.check_request, body.name, body.metadata)
     recipe = await run_in_threadpool(_recipe, body, services.store)
     cost = await run_in_threadpool(services.merger.predict, recipe)

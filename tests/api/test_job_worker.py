@@ -19,9 +19,12 @@ from server.jobs.worker import NICENESS, Advance, Handler, JobWorker
 DEADLINE_S = 20.0
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'registry.sqlite'}"
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'registry.sqlite'}"
+    made: str = request.getfixturevalue("new_postgres_database")()
+    return made
 
 
 @pytest.fixture

@@ -148,6 +148,7 @@ def many(count: int) -> list[dict[str, Any]]:
         ({"name": "m/stats"}, 400, "name"),
         ({"name": None}, 400, "name"),
         ({"metadata": {"task": 5}}, 422, "metadata.task"),
+        ({"metadata": {"lineage": "mine"}}, 400, "metadata.lineage"),
         ({"metadata": {"signed_by": "me"}}, 422, None),
         ({"metadata": {"recipe": "mine"}}, 422, None),
         ({"extra": 1}, 400, "extra"),
