@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from adapters_store.adapter import BaseIdentity, SparseAdapter
-from server.adapters.composition import BASE, Composition
-from server.adapters.delta import make_resident
+from server.adapters.composition import BASE, PROTOTYPES, Composition
+from server.adapters.delta import ResidentAdapter, make_resident
+from server.adapters.prototypes import make_prototypes
 from server.engine.batch import LogitRow
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine, SequenceOutput
@@ -161,25 +162,30 @@ class RealEngine:
         self.model: Phi3 = load_model(checkpoint, dtype, "cpu", self.kernels)
         self.identity: BaseIdentity = base_identity("tiny", checkpoint, None)
         self.adapters: dict[str, SparseAdapter] = {}
+        self._residents: dict[str, ResidentAdapter] = {}
 
     def publish(self, adapter: SparseAdapter) -> str:
         self.adapters[adapter.digest] = adapter
         return adapter.digest
+
+    def resident(self, digest: str) -> ResidentAdapter:
+        """A published adapter, or the prototypes of one."""
+        if digest not in self._residents:
+            adapter = self.adapters[digest.removeprefix(PROTOTYPES)]
+            loaded = make_prototypes(adapter) if digest.startswith(PROTOTYPES) else adapter
+            self._residents[digest] = make_resident(digest, loaded, self.kernels)
+        return self._residents[digest]
 
     def engine(self, **sizes: int | None) -> tuple[Engine, RecordingRunner]:
         """A fresh engine with its own cache; every published adapter is resident."""
         rope = self.checkpoint.config.rope.original_max_positions
         defaults = {"max_model_len": 120, "num_pages": 400, "page_size": 4, "rope_boundary": rope}
         config = EngineConfig(**{**defaults, **sizes})  # type: ignore[arg-type]
-        residents = {
-            digest: make_resident(digest, adapter, self.kernels)
-            for digest, adapter in self.adapters.items()
-        }
         cache = allocate(
             self.checkpoint.config, config.num_pages, config.page_size, self.dtype, "cpu"
         )
         eos = self.checkpoint.eos_token_ids
-        runner = RecordingRunner(self.model, cache, config.page_size, residents.__getitem__, eos)
+        runner = RecordingRunner(self.model, cache, config.page_size, self.resident, eos)
         runner.recorded = {}
         return Engine(config, runner, TextCodec(self.checkpoint.tokenizer).decode, eos), runner
 
