@@ -84,6 +84,14 @@ def divide(total: Array, divisor: Array) -> None:
         total[i] /= divisor[i] if divisor[i] != 0 else 1
 
 
+def count_beyond(values: Array, limit: float) -> int:
+    """How many are not from -limit to limit (NaN is not)."""
+    count = 0
+    for i in range(values.size):
+        count += not abs(values[i]) <= limit
+    return count
+
+
 def take_entries(
     total: Array, held: Array, first: int, places: Array, values: Array, count: int
 ) -> int:

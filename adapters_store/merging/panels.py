@@ -12,11 +12,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from adapters_store.errors import InvalidMerge
 from adapters_store.merging.compiled import compiled
 from adapters_store.merging.loops import (
     add,
     add_agreeing,
     add_share,
+    count_beyond,
     divide,
     vote_count,
     vote_sum,
@@ -25,6 +27,7 @@ from adapters_store.merging.sources import Runs, Source
 from adapters_store.merging.space import Panel, Space
 from adapters_store.merging.trims import Trim
 
+LARGEST_FP32 = float(np.finfo(np.float32).max)
 Floats = NDArray[np.float64]
 Counts = NDArray[np.uint16]
 
@@ -82,7 +85,10 @@ def kept_runs(plan: Plan, members: Members, panel: Panel) -> Sequence[Runs]:
 
 
 def run_plan(plan: Plan, members: Members) -> Iterator[Merged]:
-    """The merged panels in order; each is overwritten by the next."""
+    """The merged panels in order; each is overwritten by the next.
+
+    Raises InvalidMerge for a value that is no fp32 number.
+    """
     panels = members.space.panels
     most = max(panel.size for panel in panels)
     values, held = np.empty(most), np.empty(most, np.uint16)
@@ -91,6 +97,8 @@ def run_plan(plan: Plan, members: Members) -> Iterator[Merged]:
         merged.values.fill(0)
         merged.held.fill(0)
         _combine(plan, kept_runs(plan, members, panel), merged)
+        if compiled(count_beyond)(merged.values, LARGEST_FP32):
+            raise InvalidMerge("members", list(plan.weights), "merged values overflow fp32")
         yield merged
 
 

@@ -65,6 +65,13 @@ def test_tiles_of_two_grids_make_no_tiles() -> None:
         merge([block(1, 0.3), block(2, 0.3, row_stride=1)], form="block")
 
 
+@pytest.mark.parametrize("form", ["element", "block", "dense"])
+def test_values_beyond_fp32_are_refused(form: str) -> None:
+    given = inputs([block(1, 0.3)], [3e38])
+    with pytest.raises(InvalidMerge, match="overflow fp32"):
+        merge_layer("linear", {}, given, layer=LAYER, shape=SHAPE, form=form)  # type: ignore[arg-type]
+
+
 def test_members_and_their_tensors_are_left_alone() -> None:
     given = inputs([element(1, 0.3), block(1, 0.3)], [1.0, -1.0])
     tensors = [tensor for i in given if i.delta for tensor in i.delta.tensors.values()]

@@ -79,7 +79,7 @@ def merged_and_reference(
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=40, phases=[Phase.generate])
+@settings(max_examples=30, phases=[Phase.generate])
 @given(data=st.data())
 def test_method_is_its_dense_definition(method: str, data: st.DataObject) -> None:
     given, parameters = data.draw(cases(method))
