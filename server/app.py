@@ -64,6 +64,7 @@ def create_app(settings: Settings, report: Report = logger.info) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services.engine.start()
+        services.merged.warm_up()
         _pin_names(services)
         services.jobs.start()
         yield

@@ -54,7 +54,14 @@ def member(text: str) -> AdapterWeight:
     type=member,
     multiple=True,
     metavar="REF[=WEIGHT]",
-    help="On top of the base; several are added up, each times its weight.",
+    help="On top of the base; several become one change, each times its weight.",
+)
+@click.option(
+    "--merge",
+    "method",
+    default="linear",
+    metavar="METHOD",
+    help="How several become one change: a name from GET /v1/merge-methods.  [default: linear]",
 )
 @click.option("--system", help="Message that opens the conversation.")
 @click.option("--max-tokens", type=click.IntRange(min=1))
@@ -65,6 +72,7 @@ def chat(
     prompt: str | None,
     model: str | None,
     members: tuple[AdapterWeight, ...],
+    method: str,
     system: str | None,
     max_tokens: int | None,
     temperature: float | None,
@@ -74,7 +82,7 @@ def chat(
     Answers PROMPT or what is piped in, once; on a terminal and without a PROMPT, line by line.
     """
     limits: ChatOptions = {"max_tokens": max_tokens, "temperature": temperature}
-    options: ChatOptions = {**limits, **_composition(members)}
+    options: ChatOptions = {**limits, **_composition(members, method)}
     conversation = Conversation(client, model or _base_model(client), system, options)
     if prompt is None and sys.stdin.isatty():
         talk(conversation)
@@ -198,10 +206,10 @@ def merge(
     return _print_json(job.raw) if is_json else click.echo(f"{job.id} {job.status}")
 
 
-def _composition(members: tuple[AdapterWeight, ...]) -> ChatOptions:
+def _composition(members: tuple[AdapterWeight, ...], method: str) -> ChatOptions:
     if len(members) < 2:
         return {"adapters": members or None}
-    return {"adapters": members, "merge": {"method": "linear"}}
+    return {"adapters": members, "merge": {"method": method}}
 
 
 def _piped() -> str:

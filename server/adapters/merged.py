@@ -18,6 +18,7 @@ from adapters_store.merging.cache import BoundedCache
 from adapters_store.merging.cost import Cost
 from adapters_store.merging.masking import through_mask
 from adapters_store.merging.recipe import Recipe
+from adapters_store.merging.warmup import warm_up
 from server.adapters.sources import Loaded
 
 RECIPES_KNOWN = 4096
@@ -72,6 +73,10 @@ class MergedAdapters:
         self._foretold: BoundedCache[Cost] = BoundedCache(RECIPES_KNOWN, lambda cost: 1)
         self._made_of: dict[str, set[str]] = defaultdict(set)  # member -> digests of merges
         self._lock = threading.Lock()
+
+    def warm_up(self) -> None:
+        """Have the code of usual merges made, by the quiet thread."""
+        self._pool.submit(warm_up)
 
     def foretell(self, recipe: Recipe) -> Cost:
         """What the merge costs. Raises AdapterNotFound, BaseMismatch, MergeTooLarge, ..."""
