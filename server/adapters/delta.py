@@ -51,7 +51,7 @@ def make_resident(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RoutedRows:
-    """Rows of a step whose coefficients a router sets, and the pairs that take them."""
+    """Rows of a step whose adapters a router shares out, and the pairs that it does so by."""
 
     mixture: Mixture
     rows: Tensor  # [n] int64, rows of the step, ascending
@@ -74,13 +74,13 @@ class TokenPairs:
     adapters: tuple[ResidentAdapter, ...]
     offsets: tuple[int, ...]  # [num_adapters + 1]
     tokens: Tensor  # [num_pairs] int64, rows of the step
-    coefficients: Tensor  # [num_pairs] fp32; those of `routed` pairs do not count
+    coefficients: Tensor  # [num_pairs] fp32; shares multiply those of `routed` pairs
     routed: tuple[RoutedRows, ...] = ()
 
     def for_layer(self, name: str, x: Tensor) -> DeltaBatch | None:
         """The deltas of the linear layer `name`; None where no adapter of the step touches it.
 
-        `x [T, in]` is the layer's input, from which routers set coefficients.
+        `x [T, in]` is the layer's input, from which routers take shares.
         """
         operands = [adapter.operands.get(name, ()) for adapter in self.adapters]
         if not any(operands):
@@ -89,7 +89,7 @@ class TokenPairs:
             return DeltaBatch(operands, self.offsets, self.tokens, self.coefficients)
         coefficients = self.coefficients.clone()
         for own in self.routed:
-            coefficients[own.places] = own.mixture.coefficients(name, x[own.rows])
+            coefficients[own.places] *= own.mixture.shares(name, x[own.rows])
         # Whom a router's top_k leaves out costs no product.
         is_kept = coefficients != 0.0
         offsets = _kept_offsets(self.offsets, is_kept)

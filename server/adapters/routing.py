@@ -1,11 +1,11 @@
-"""Coefficients that come from a token's own input: which adapter gets what share, layer by layer.
+"""Shares that come from a token's own input: how much of which adapter it takes, layer by layer.
 
 Arrow: in a linear layer with input x, the members that have a prototype v there take shares of
 `softmax(|x . v| / temperature)`. A member without one (it leaves the layer alone, or changes only
 the bias there) is no part of that softmax; a bias of such a member gets 1 / M, M being the members
 that change the layer at all. A bias beside a weight delta gets that delta's share.
 
-A row's coefficients are the same bits whatever other rows are computed beside it, on a CPU:
+A row's shares are the same bits whatever other rows are computed beside it, on a CPU:
 nothing here is a matrix product, whose order of summation may depend on the number of rows.
 """
 
@@ -25,30 +25,28 @@ class RoutedMember(NamedTuple):
     """What a router knows of one adapter."""
 
     digest: str
-    weight: float
     layers: Container[str]  # that it changes
     directions: Mapping[str, Tensor]  # its prototypes: [in] fp32, by layer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mixture:
-    """The members of a routed composition, in the order of their digests."""
+    """The N members of a routed composition, in the order of their digests."""
 
     router: ArrowRouter
     members: tuple[RoutedMember, ...]
 
-    def coefficients(self, layer: str, x: Tensor) -> Tensor:
-        """Weight times share of every member, for rows `x [n, in]` of `layer`'s input: `[N, n]`.
+    def shares(self, layer: str, x: Tensor) -> Tensor:
+        """Every member's share of rows `x [n, in]` of the input of `layer`: `[N, n]` fp32.
 
-        Computed in fp32. Members that leave the layer alone have a coefficient that nobody reads.
+        Members that leave the layer alone have a share that nobody reads.
         """
-        shares = x.new_full((len(self.members), len(x)), self._even(layer), dtype=torch.float32)
         known = [i for i, member in enumerate(self.members) if layer in member.directions]
+        shares = x.new_full((len(self.members), len(x)), self._even(layer), dtype=torch.float32)
         if known:
             directions = torch.stack([self.members[i].directions[layer] for i in known])
             shares[known] = arrow_shares(self.router, x.float(), directions).T
-        weights = torch.tensor([member.weight for member in self.members], device=x.device)
-        return weights[:, None] * shares
+        return shares
 
     def _even(self, layer: str) -> float:
         return 1 / max(1, sum(layer in member.layers for member in self.members))

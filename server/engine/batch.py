@@ -95,11 +95,10 @@ def _mixture(router: ArrowRouter, composition: Composition, find_adapter: FindAd
     members = (
         RoutedMember(
             digest=digest,
-            weight=coefficient,
             layers=find_adapter(digest).operands,
             directions=find_adapter(prototypes_id(digest)).directions,
         )
-        for digest, coefficient in composition.members
+        for digest in composition.digests
     )
     return Mixture(router, tuple(members))
 

@@ -150,44 +150,42 @@ def test_a_rows_shares_are_the_same_bits_in_any_company(
         torch.set_num_threads(before)
 
 
-# Mixtures: shares with weights, and layers that not every member changes
+# Mixtures: layers that not every member changes
 
 
-def member(digest: str, weight: float, layers: Sequence[str], known: Sequence[str]) -> RoutedMember:
+def member(digest: str, layers: Sequence[str], known: Sequence[str]) -> RoutedMember:
     directions = {layer: unit_rows(1, 8, seed=ord(digest[-1]))[0] for layer in known}
-    return RoutedMember(digest, weight, set(layers), directions)
+    return RoutedMember(digest, set(layers), directions)
 
 
 def test_members_without_a_prototype_are_no_part_of_the_softmax() -> None:
     x = unit_rows(4, 8, seed=9) * 5
     all_three = [
-        member(A, 1.0, [QKV, DOWN], [QKV, DOWN]),
-        member(B, 2.0, [QKV, DOWN], [QKV]),  # in DOWN it has a bias alone
-        member(C, -1.0, [QKV], [QKV]),  # DOWN it leaves alone
+        member(A, [QKV, DOWN], [QKV, DOWN]),
+        member(B, [QKV, DOWN], [QKV]),  # in DOWN it has a bias alone
+        member(C, [QKV], [QKV]),  # DOWN it leaves alone
     ]
     mixture = Mixture(ArrowRouter(1.0, None), tuple(all_three))
     directions = torch.stack([one.directions[QKV] for one in all_three])
-    expected = torch.tensor([1.0, 2.0, -1.0])[:, None] * (x @ directions.T).abs().softmax(-1).T
-    torch.testing.assert_close(mixture.coefficients(QKV, x), expected)
-    down = mixture.coefficients(DOWN, x)
-    assert down[0].tolist() == [1.0] * 4
-    assert down[1].tolist() == [2.0 / 2] * 4
+    expected = (x @ directions.T).abs().softmax(-1).T
+    torch.testing.assert_close(mixture.shares(QKV, x), expected)
+    down = mixture.shares(DOWN, x)
+    assert down[:2].tolist() == [[1.0] * 4, [0.5] * 4]
 
 
 def test_biases_alone_are_averaged() -> None:
-    both = (member(A, 1.0, [QKV], []), member(B, 3.0, [QKV], []), member(C, 1.0, [DOWN], [DOWN]))
-    found = Mixture(ArrowRouter(1.0, 1), both).coefficients(QKV, torch.ones(2, 8))
-    assert found[:2].tolist() == [[0.5, 0.5], [1.5, 1.5]]
+    members = (member(A, [QKV], []), member(B, [QKV], []), member(C, [DOWN], [DOWN]))
+    found = Mixture(ArrowRouter(1.0, 1), members).shares(QKV, torch.ones(2, 8))
+    assert found[:2].tolist() == [[0.5, 0.5], [0.5, 0.5]]
 
 
 def test_16_bit_inputs_are_widened_first() -> None:
-    mixture = Mixture(
-        ArrowRouter(1.0, None), (member(A, 1.0, [QKV], [QKV]), member(B, 1.0, [QKV], [QKV]))
-    )
+    members = (member(A, [QKV], [QKV]), member(B, [QKV], [QKV]))
+    mixture = Mixture(ArrowRouter(1.0, None), members)
     x = unit_rows(3, 8, seed=3).bfloat16()
-    found = mixture.coefficients(QKV, x)
+    found = mixture.shares(QKV, x)
     assert found.dtype == torch.float32
-    assert torch.equal(found, mixture.coefficients(QKV, x.float()))
+    assert torch.equal(found, mixture.shares(QKV, x.float()))
 
 
 # Pairs
@@ -199,7 +197,7 @@ def resident(digest: str, seed: int) -> tuple[ResidentAdapter, RoutedMember]:
     adapter = SparseAdapter("base", {QKV: ""}, (dense,))
     laid_out = make_resident(digest, adapter, KERNELS)
     directions = make_prototypes(adapter).directions
-    return laid_out, RoutedMember(digest, 1.0, laid_out.operands, directions)
+    return laid_out, RoutedMember(digest, laid_out.operands, directions)
 
 
 def listed(pairs: TokenPairs, x: Tensor) -> list[tuple[str, int, float]]:

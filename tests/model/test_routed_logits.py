@@ -56,11 +56,10 @@ def mixture_of(router: ArrowRouter, members: Sequence[tuple[SparseAdapter, float
         tuple(
             RoutedMember(
                 adapter.digest,
-                weight,
                 {delta.layer for delta in adapter.deltas},
                 make_prototypes(adapter).directions,
             )
-            for adapter, weight in members
+            for adapter, _ in members
         ),
     )
 
