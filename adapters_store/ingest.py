@@ -19,7 +19,8 @@ from adapters_store.errors import AdapterRefused, AdapterTooLarge, BlobCorrupt, 
 from adapters_store.importers.archive import TENSORS, sniff, unpack
 from adapters_store.importers.peft import read_peft
 from adapters_store.importers.peft_source import Parts
-from adapters_store.merging.reader import Digests, FileReader
+from adapters_store.merging.cache import BoundedCache
+from adapters_store.merging.reader import Digests, FileReader, Head
 from adapters_store.names import check_name
 from adapters_store.quarantine import Quarantine
 from adapters_store.registry import (
@@ -37,6 +38,7 @@ from adapters_store.single_flight import SingleFlight
 from adapters_store.validation import Limits, check
 
 CACHE_BYTES = 10 << 30  # of blobs that are kept elsewhere
+HEADS_KEPT = 1024  # of files that merges read, some 100 KiB each
 EFFECTS_KEPT = 256  # reports, a few KiB each
 NO_FACTS: Mapping[str, str] = {}
 TRUST_NOBODY = TrustedKeys({})
@@ -82,6 +84,7 @@ class AdapterStore:
         self._limits = limits
         self._keys = keys
         self._base_weights = base_weights
+        self._heads: BoundedCache[Head] = BoundedCache(HEADS_KEPT, lambda head: 1)
         self._effect_of_stored = SingleFlight(self._measure_stored, EFFECTS_KEPT)
         quarantine.sweep()
 
@@ -193,13 +196,14 @@ class AdapterStore:
         """The adapter, to be read layer by layer and closed; AdapterNotFound, BlobCorrupt."""
         file = self._blobs.open(digest)
         try:
-            reader = FileReader(file, known)
+            reader = FileReader(file, known, self._heads.get(digest))
         except AdapterRefused as error:
             file.close()
             raise BlobCorrupt(digest, f"none: {error}") from error
         if reader.digest != digest:
             reader.close()
             raise BlobCorrupt(digest, reader.digest)
+        self._heads.put(digest, reader.head)
         return reader
 
     def list_page(

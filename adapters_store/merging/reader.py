@@ -76,6 +76,35 @@ class MemoryReader:
         return {layer: self.digests(layer) for layer in self.layers}
 
 
+class Head:
+    """What stands before the tensors of an `intarsia-adapter/1` file. Content decides it, so the
+    head of a digest may be kept: what no longer lies where it says fails the layer's digest."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        """AdapterRefused if `file` is not of the form."""
+        self.frame = Frame.of(file)
+        declared = files.read_declared(self.frame.metadata)
+        files.check_tensors(declared.deltas, self.frame.entries)
+        self.digest, self.base_name, self.base = declared.digest, declared.base_name, declared.base
+        self.notes = declared.notes
+        self.declared: dict[str, list[DeclaredDelta]] = defaultdict(list)
+        for delta in declared.deltas:
+            self.declared[delta.fields["layer"]].append(delta)
+        _check_roles(self.declared)
+        self.layers = tuple(sorted(self.declared))
+        self._outlines = {layer: self._outline(layer) for layer in self.layers}
+
+    def outline(self, layer: str) -> Deltas:
+        """The layer's deltas without their values."""
+        return self._outlines.get(layer, ())
+
+    def _outline(self, layer: str) -> Deltas:
+        return tuple(
+            declared.build({name: self.frame.outline(name) for name in declared.tensors.values()})
+            for declared in self.declared[layer]
+        )
+
+
 class FileReader:
     """An adapter in an `intarsia-adapter/1` file, which stays open until `close`.
 
@@ -83,22 +112,17 @@ class FileReader:
     without them, only `verify` can tell whether what was read is the adapter.
     """
 
-    def __init__(self, file: BinaryIO, known: Digests | None = None) -> None:
-        """AdapterRefused if `file` is not of the form. Takes `file` over."""
+    def __init__(
+        self, file: BinaryIO, known: Digests | None = None, head: Head | None = None
+    ) -> None:
+        """AdapterRefused if `file` is not of the form. Takes `file` over, and its head if known."""
         self._file = file
-        frame = Frame.of(file)
-        declared = files.read_declared(frame.metadata)
-        files.check_tensors(declared.deltas, frame.entries)
-        self.digest, self.base_name, self.base = declared.digest, declared.base_name, declared.base
-        self.notes = declared.notes
-        self._frame = frame
+        self.head = head or Head(file)
+        self.digest, self.base_name = self.head.digest, self.head.base_name
+        self.base, self.notes = self.head.base, self.head.notes
+        self.layers = self.head.layers
         self._known = known
         self._digests: dict[str, tuple[str, ...]] = {}
-        self._declared: dict[str, list[DeclaredDelta]] = defaultdict(list)
-        for delta in declared.deltas:
-            self._declared[delta.fields["layer"]].append(delta)
-        _check_roles(self._declared)
-        self.layers = tuple(sorted(self._declared))
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -125,19 +149,16 @@ class FileReader:
         self._file.close()
 
     def outline(self, layer: str) -> Deltas:
-        return tuple(
-            declared.build({name: self._frame.outline(name) for name in declared.tensors.values()})
-            for declared in self._declared.get(layer, ())
-        )
+        return self.head.outline(layer)
 
     def digests(self, layer: str) -> tuple[str, ...] | None:
-        if layer not in self._declared:
+        if layer not in self.head.declared:
             return ()
         return (self._digests if self._known is None else self._known).get(layer)
 
     def deltas(self, layer: str) -> Deltas:
         """BlobCorrupt, or AdapterRefused for what was not read before."""
-        deltas = tuple(self._read(declared) for declared in self._declared.get(layer, ()))
+        deltas = tuple(self._read(declared) for declared in self.head.declared.get(layer, ()))
         found = _digests(deltas)
         expected = self.digests(layer)
         if expected is None:
@@ -164,7 +185,7 @@ class FileReader:
 
     def _read(self, declared: DeclaredDelta) -> WeightDelta:
         names = declared.tensors.values()
-        return declared.build({name: self._frame.read(self._file, name) for name in names})
+        return declared.build({name: self.head.frame.read(self._file, name) for name in names})
 
 
 def digests_of(reader: AdapterReader, layer: str) -> tuple[str, ...]:
