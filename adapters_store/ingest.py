@@ -4,7 +4,6 @@ Owns the order of things: everything is checked before anything is written, and 
 before a name points at them. Knows nothing of HTTP.
 """
 
-import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,23 +14,19 @@ from adapters_store import files
 from adapters_store.adapter import BaseIdentity, SparseAdapter
 from adapters_store.blobs import BlobStore
 from adapters_store.effect import BaseWeights, Effect, effect_of
-from adapters_store.errors import AdapterRefused, AdapterTooLarge, BlobCorrupt, NameConflict
-from adapters_store.importers.archive import TENSORS, sniff, unpack
-from adapters_store.importers.peft import read_peft
+from adapters_store.errors import AdapterRefused, BlobCorrupt
 from adapters_store.importers.peft_source import Parts
+from adapters_store.incoming import Incoming
 from adapters_store.merging.cache import BoundedCache
 from adapters_store.merging.reader import Digests, FileReader, Head
-from adapters_store.names import check_name
 from adapters_store.quarantine import Quarantine
 from adapters_store.registry import (
-    ANY,
     AdapterDraft,
     AdapterRecord,
-    Filter,
     Publication,
     Registry,
 )
-from adapters_store.registry.labels import SERVER_KEYS, check_metadata
+from adapters_store.registry.labels import SERVER_KEYS
 from adapters_store.remote_blobs import open_blobs
 from adapters_store.signatures import SIGNER_KEY, TrustedKeys
 from adapters_store.single_flight import SingleFlight
@@ -82,6 +77,7 @@ class AdapterStore:
         self._base = base
         self._parts = parts
         self._limits = limits
+        self._incoming = Incoming(base, parts, limits, quarantine)
         self._keys = keys
         self._base_weights = base_weights
         self._heads: BoundedCache[Head] = BoundedCache(HEADS_KEPT, lambda head: 1)
@@ -152,9 +148,8 @@ class AdapterStore:
         nothing is written, and the record is the one that publishing would make now. Raises
         InvalidName, NameConflict, AdapterTooLarge, AdapterRefused, SignatureRefused.
         """
-        self.check_request(name, metadata)
-        adapter = self._read(path)
-        _check_reserved("notes", adapter.notes)
+        self._incoming.check_request(name, metadata)
+        adapter = self._incoming.read(path)
         signer = self._keys.signer(adapter.digest, signature)
         if signer is not None:
             metadata = {**metadata, SIGNER_KEY: signer}
@@ -206,12 +201,6 @@ class AdapterStore:
         self._heads.put(digest, reader.head)
         return reader
 
-    def list_page(
-        self, limit: int, after: str | None, wanted: Filter = ANY
-    ) -> tuple[list[AdapterRecord], str | None]:
-        """At most `limit` records by (name, version) after a cursor, and the next cursor if any."""
-        return self._registry.list_page(limit, after, wanted)
-
     def delete(self, reference: str, *, force: bool = False) -> DeleteResult:
         """Remove what `reference` names, or all versions of a bare name; blobs go with them.
 
@@ -238,25 +227,8 @@ class AdapterStore:
         self._registry.close()
 
     def check_request(self, name: str, metadata: Mapping[str, Any]) -> None:
-        """Raise unless an adapter may be published as `name` with `metadata`: InvalidName,
-        NameConflict, AdapterRefused, InvalidMetadata."""
-        if name == self._base.name:
-            raise NameConflict(name, "the base model")
-        check_name(name)
-        _check_reserved("metadata", metadata)
-        try:
-            json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise AdapterRefused([f"metadata: not JSON: {error}"]) from error
-        check_metadata(metadata)
-
-    def _read(self, path: Path) -> SparseAdapter:
-        num_bytes = path.stat().st_size
-        if num_bytes > self._limits.max_file_bytes:
-            raise AdapterTooLarge("bytes", num_bytes, self._limits.max_file_bytes)
-        adapter = self._read_own(path) if sniff(path) == "safetensors" else self._import(path)
-        check(adapter, self._base, self._limits)
-        return adapter
+        """Raise unless an adapter may be published as `name` with `metadata`."""
+        self._incoming.check_request(name, metadata)
 
     def _measure_stored(self, digest: str) -> Effect:
         adapter = self._blobs.load(digest)
@@ -264,22 +236,12 @@ class AdapterStore:
         other = [layer for layer, of in adapter.base.items() if known.get(layer) != of]
         return effect_of(adapter, self._parts, self._base_weights, other)
 
-    def _read_own(self, path: Path) -> SparseAdapter:
-        files.check_frame(path, self._limits)
-        return files.read(path)
-
-    def _import(self, path: Path) -> SparseAdapter:
-        with self._quarantine.directory() as directory:
-            unpacked = unpack(path, directory, self._limits)
-            files.check_frame(unpacked / TENSORS, self._limits)
-            return read_peft(unpacked, self._base, self._parts)
-
     def _publish(
         self, adapter: SparseAdapter, name: str, metadata: Mapping[str, Any]
     ) -> Publication:
         with self._registry.guard(adapter.digest) as guarded:
             num_bytes = self._blobs.put(adapter)
-            return guarded.publish(_draft(adapter, name, metadata, num_bytes))
+            return guarded.publish(AdapterDraft.of(adapter, name, metadata, num_bytes))
 
     def _delete_unused(self, digest: str) -> int | None:
         """Remove the blob if no version needs it any more; bytes freed, None where one does."""
@@ -289,26 +251,5 @@ class AdapterStore:
     def _preview(
         self, adapter: SparseAdapter, name: str, metadata: Mapping[str, Any]
     ) -> Publication:
-        draft = _draft(adapter, name, metadata, files.num_bytes(adapter))
+        draft = AdapterDraft.of(adapter, name, metadata, files.num_bytes(adapter))
         return self._registry.preview(draft)
-
-
-def _check_reserved(what: str, given: Mapping[str, Any]) -> None:
-    reserved = [f"{what}: {key!r} is for the server to say" for key in given if key in SERVER_KEYS]
-    if reserved:
-        raise AdapterRefused(reserved)
-
-
-def _draft(
-    adapter: SparseAdapter, name: str, metadata: Mapping[str, Any], num_bytes: int
-) -> AdapterDraft:
-    return AdapterDraft(
-        name=name,
-        digest=adapter.digest,
-        base_name=adapter.base_name,
-        kinds=adapter.kinds,
-        num_layers=len(adapter.layers),
-        nnz=adapter.nnz,
-        num_bytes=num_bytes,
-        metadata={**adapter.notes, **metadata},
-    )

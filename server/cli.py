@@ -74,7 +74,7 @@ def _settings_faults(error: ValidationError) -> str:
 def welcome(services: "Services", settings: Settings) -> str:
     """What is served, where, and what to try; in rich's markup."""
     url = f"http://{settings.host}:{settings.port}"
-    records, _ = services.store.list_page(SHOWN_ADAPTERS, None)
+    records, _ = services.store.registry.list_page(SHOWN_ADAPTERS, None)
     tries = [(services.base_name, QUESTION), *_examples(records)]
     lines = [
         f"[bold]Intarsia[/] serves {escape(services.base_name)} at {url}",

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
+from adapters_store.adapter import SparseAdapter
+
 Targets = Mapping[int, float]  # version -> its share; shares add up to 1
 
 
@@ -19,6 +21,22 @@ class AdapterDraft:
     nnz: int
     num_bytes: int  # of the file
     metadata: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls, adapter: SparseAdapter, name: str, metadata: Mapping[str, Any], num_bytes: int
+    ) -> "AdapterDraft":
+        """`adapter` as it would be published: its notes, and `metadata` over them."""
+        return AdapterDraft(
+            name=name,
+            digest=adapter.digest,
+            base_name=adapter.base_name,
+            kinds=adapter.kinds,
+            num_layers=len(adapter.layers),
+            nnz=adapter.nnz,
+            num_bytes=num_bytes,
+            metadata={**adapter.notes, **metadata},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,8 @@ async def list_adapters(
     if after is not None:
         _check_cursor(after)
     wanted = Filter(name=name, kind=kind, tag=tag, task=task, base=base, q=q)
-    records, cursor = await run_in_threadpool(services.store.list_page, limit, after, wanted)
+    registry = services.store.registry
+    records, cursor = await run_in_threadpool(registry.list_page, limit, after, wanted)
     data = [record_json(record) for record in records]
     return JSONResponse({"object": "list", "data": data, "next_cursor": cursor})
 

@@ -38,7 +38,7 @@ def upload(tmp_path: Path, adapter: SparseAdapter) -> Path:
 
 
 def _everything(store: AdapterStore) -> list[str]:
-    return [record.id for record in store.list_page(1000, None)[0]]
+    return [record.id for record in store.registry.list_page(1000, None)[0]]
 
 
 def _blobs(tmp_path: Path) -> list[Path]:

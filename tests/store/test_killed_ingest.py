@@ -74,7 +74,7 @@ def _reopened(directory: Path) -> AdapterStore:
 
 
 def _listed(store: AdapterStore) -> list[str]:
-    return [record.name for record in store.list_page(10, None)[0]]
+    return [record.name for record in store.registry.list_page(10, None)[0]]
 
 
 def test_deaths_come_before_between_and_after_the_acknowledgements(killed: Path) -> None:

@@ -52,7 +52,7 @@ def test_upload_without_a_valid_signature_is_refused(
     store = _store(tmp_path, KEY)
     with pytest.raises(SignatureRefused, match=reason):
         store.ingest(_upload(tmp_path), "sql", {}, signature=signature, dry_run=dry_run)
-    assert store.list_page(10, None)[0] == []
+    assert store.registry.list_page(10, None)[0] == []
 
 
 def test_signed_upload_names_its_signer(tmp_path: Path) -> None:
