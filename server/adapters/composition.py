@@ -48,7 +48,8 @@ class Composition:
     `W x + sum of share(x) * coefficient * delta x`, its shares by token and linear layer.
 
     Equal compositions are equal values, whatever the order in which a request named the members:
-    they are sorted by digest, each once. The base is the empty one.
+    they are sorted by digest, each once. What a router reads beside them is resident as
+    `prototypes_id` of each. The base is the empty one.
     """
 
     members: tuple[Member, ...] = ()
@@ -82,7 +83,8 @@ class Composition:
             raise InvalidMerge("temperature", temperature, reason)
         if top_k is not None and top_k < 1:
             raise InvalidMerge("top_k", top_k, "must be at least 1")
-        members = tuple(Member(digest, round_to_fp32(c)) for digest, c in sorted(weighted))
+        rounded = ((digest, round_to_fp32(weight)) for digest, weight in sorted(weighted))
+        members = tuple(Member(digest, c + 0.0) for digest, c in rounded)  # -0.0 is 0.0
         for former, latter in pairwise(members):
             if former.digest == latter.digest:
                 raise InvalidMerge("members", latter.digest, "is routed to more than once")
@@ -94,12 +96,6 @@ class Composition:
     @property
     def digests(self) -> tuple[str, ...]:
         return tuple(member.digest for member in self.members)
-
-    @property
-    def leased(self) -> tuple[str, ...]:
-        """Whatever has to be on the device: the adapters and, for a router, their prototypes."""
-        routed = () if self.router is None else map(prototypes_id, self.digests)
-        return (*self.digests, *routed)
 
     @cached_property
     def digest(self) -> str:

@@ -70,14 +70,10 @@ def test_what_cannot_change_the_answer_does_not_change_the_digest() -> None:
     pair: Weighted = [(A, 1.0), (B, 1.0)]
     assert Composition.arrow(pair, 1.0, 2) == Composition.arrow(pair, 1.0, None)
     assert Composition.arrow([(A, 0.5)], 0.1, 1) == Composition.linear([(A, 0.5)])
+    zeros = [Composition.arrow([(A, 1.0), (B, zero)], 1.0, None) for zero in (0.0, -0.0)]
+    assert zeros[0].digest == zeros[1].digest
     assert Composition.arrow([(A, 0.0), (B, -0.0)], 1.0, None) == BASE
     assert Composition.arrow([], 1.0, None) == BASE
-
-
-def test_a_routed_composition_needs_prototypes_on_the_device_too() -> None:
-    routed = Composition.arrow([(B, 1.0), (A, 1.0)], 1.0, None)
-    assert routed.leased == (A, B, f"prototypes:{A}", f"prototypes:{B}")
-    assert Composition.linear([(A, 1.0)]).leased == (A,)
 
 
 @pytest.mark.parametrize(
