@@ -43,7 +43,7 @@ from server.model.checkpoint import Checkpoint, open_checkpoint
 from server.model.demo_base import NAME as DEMO_NAME
 from server.model.demo_base import ensure_demo_base
 from server.model.text import TextCodec
-from server.runtime import build_runtime
+from server.runtime import Runtime, build_runtime
 from server.settings import DEMO, Settings
 from server.storage import Report, open_jobs, open_merger, open_sources, open_store
 
@@ -108,15 +108,9 @@ def build_services(settings: Settings, report: Report) -> Services:
     merger = open_merger(settings, store)
     runtime = build_runtime(settings, checkpoint, store.load, report)
     config = runtime.engine.config
-    merged = MergedAdapters(
-        merger.merge, merger.predict, store.load, start_pool("merges", 1, niceness=MERGE_NICENESS)
-    )
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    registry.register(
-        EngineCollector(runtime.engine.stats, runtime.memory, base_name, config.max_num_seqs)
-    )
-    registry.register(MergeCollector(merged.counts))
+    quiet = start_pool("merges", 1, niceness=MERGE_NICENESS)
+    merged = MergedAdapters(merger.merge, merger.predict, store.load, quiet)
+    registry = _metrics(runtime, merged, base_name)
     return Services(
         base_name=base_name,
         codec=TextCodec(checkpoint.tokenizer),
@@ -138,14 +132,31 @@ def build_services(settings: Settings, report: Report) -> Services:
         engine=EngineLoop(runtime.engine),
         metrics=RequestMetrics(registry),
         render_metrics=lambda: render(registry),
-        description={
-            "version": server.__version__,
-            "base": base_name,
-            "dtype": str(runtime.dtype).removeprefix("torch."),
-            "device": str(runtime.device),
-            "torch": torch.__version__,
-        },
+        description=_description(base_name, runtime),
     )
+
+
+def _metrics(runtime: Runtime, merged: MergedAdapters, base_name: str) -> CollectorRegistry:
+    """What the metrics page reads."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    max_num_seqs = runtime.engine.config.max_num_seqs
+    registry.register(
+        EngineCollector(runtime.engine.stats, runtime.memory, base_name, max_num_seqs)
+    )
+    registry.register(MergeCollector(merged.counts))
+    return registry
+
+
+def _description(base_name: str, runtime: Runtime) -> dict[str, str]:
+    """What /version answers."""
+    return {
+        "version": server.__version__,
+        "base": base_name,
+        "dtype": str(runtime.dtype).removeprefix("torch."),
+        "device": str(runtime.device),
+        "torch": torch.__version__,
+    }
 
 
 def _pin_names(services: Services) -> None:
