@@ -1,0 +1,1 @@
+"""Training of sparse adapters: masks, trainable deltas, and the schedule that joins them."""
