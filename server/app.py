@@ -19,6 +19,7 @@ from server.adapters.background import start_pool
 from server.adapters.errors import AdapterMemoryError
 from server.adapters.merged import MergedAdapters
 from server.adapters.pins import PinnedNames
+from server.adapters.sources import PrototypesOf
 from server.api import (
     adapters,
     aliases,
@@ -123,6 +124,7 @@ def build_services(settings: Settings, report: Report) -> Services:
         sources=open_sources(settings),
         memory=runtime.memory,
         source=runtime.source,
+        prototypes=lambda source: PrototypesOf(source, runtime.memory.host.fetch, quiet),
         merged=merged,
         smallest_layer=min(math.prod(layer.shape) for layer in store.base.layers.values()),
         pins=PinnedNames(runtime.memory, runtime.source, store.registry.pinned_digests),

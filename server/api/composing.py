@@ -1,8 +1,8 @@
 """From the names in a request to what is computed: references, weights, the composition."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
@@ -14,6 +14,7 @@ from server.adapters.composition import BASE, Composition
 from server.adapters.sources import Source
 from server.api.dialects import Asked, translate
 from server.api.recipes import build_recipe, find_adapter
+from server.api.routers import ARROW, arrow
 from server.api.schemas import GenerationBody
 from server.api.services import Services
 from server.errors import BadRequest, shown
@@ -90,6 +91,8 @@ def _member(services: Services, reference: str, weight: float, param: str, key: 
 def _merged(asked: Asked, members: Sequence[Member], services: Services, key: str) -> Served:
     """Members as one change: summed as they are multiplied, or merged before."""
     fields = dict(asked.merge or {})
+    if fields.get("method") == ARROW:
+        return _routed(fields, members, services)
     through = _through(fields.pop(THROUGH, None), asked.merge_field, services, key)
     weighted = [(member.digest, member.weight) for member in members]
     recipe = build_recipe(
@@ -108,6 +111,23 @@ def _merged(asked: Asked, members: Sequence[Member], services: Services, key: st
         tuple(members),
         f"{recipe.method}; as=merged; recipe={recipe.digest}"
         + (f"; through={through.digest}" if through else ""),
+    )
+
+
+def _routed(fields: Mapping[str, Any], members: Sequence[Member], services: Services) -> Served:
+    """Members that every token takes its own shares of: nothing is merged."""
+    weighted = [(member.digest, member.weight) for member in members]
+    composition = arrow(fields, weighted)
+    adapters = [services.source(digest) for digest in composition.digests]
+    routed = adapters if composition.router is not None else []
+    prototypes = [services.prototypes(adapter) for adapter in routed]
+    terms = ", ".join(_weighted(member) for member in members)
+    return Served(
+        f"{ARROW}({terms})",
+        composition,
+        (*adapters, *prototypes),
+        tuple(members),
+        f"{ARROW}; as=routed",
     )
 
 

@@ -18,6 +18,7 @@ from adapters_store.merging.table import DEFAULT_METHOD, METHODS, Method
 from server.api.adapters import record_json
 from server.api.jobs import find_job, job_json
 from server.api.recipes import build_recipe, find_adapter
+from server.api.routers import ROUTERS
 from server.api.services import Services, ServicesDep, require_json
 from server.api.stats import effect_json
 from server.api.uploads import SUBRESOURCES
@@ -53,9 +54,10 @@ class MergeBody(BaseModel):
 
 @router.get("/merge-methods")
 async def list_methods() -> JSONResponse:
-    """The table of methods."""
+    """The table of methods, and of what requests alone may name beside them."""
     data = [_method_json(method) for method in METHODS.values()]
-    return JSONResponse({"object": "list", "data": data, "default": DEFAULT_METHOD})
+    body = {"object": "list", "data": data, "default": DEFAULT_METHOD, "routers": list(ROUTERS)}
+    return JSONResponse(body)
 
 
 @router.post("/merges", dependencies=[Depends(require_json)])

@@ -44,6 +44,7 @@ class Services:
     sources: AdapterSources
     memory: AdapterMemory
     source: Callable[[str], Source]  # of a stored adapter, by digest
+    prototypes: Callable[[Source], Source]  # of an adapter, for routers
     merged: MergedAdapters  # what requests merge
     smallest_layer: int  # places of it
     pins: PinnedNames

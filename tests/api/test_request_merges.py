@@ -1,5 +1,6 @@
 """Merges named in requests: the merge itself, made once, kept by recipe, and told."""
 
+import json
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from tiny_adapters import make_adapter
 
 from adapters_store.merging.recipe import Recipe
 from adapters_store.merging.table import METHODS
+from server.adapters.composition import prototypes_id
 
 NAMES = {"one": "element", "two": "block 1x16", "three": "element"}
 WEIGHTED: list[dict[str, Any]] = [
@@ -208,3 +210,58 @@ def test_one_adapter_through_its_own_mask_is_itself(http: httpx.Client) -> None:
 
 def _fail(recipe: Recipe) -> Any:
     raise OSError("disk")
+
+
+# Routed by the token
+
+
+def test_arrow_routes_among_adapters_without_merging(
+    server: RunningServer, http: httpx.Client
+) -> None:
+    made = server.services.merged.counts.made.total()
+    routed = post(
+        http, adapters=WEIGHTED, merge={"method": "arrow", "temperature": 0.5, "top_k": 2}
+    )
+    assert routed.headers["x-intarsia-merge"] == "arrow; as=routed"
+    assert routed.json()["model"] == "arrow(one@1*0.5, two@1, three@1*-1.5)"
+    assert server.services.merged.counts.made.total() == made
+    warmer = post(http, adapters=WEIGHTED, merge={"method": "arrow", "temperature": 50.0})
+    assert choice(routed)["logprobs"] != choice(warmer)["logprobs"]
+    alone = post(http, adapters=WEIGHTED[1:2], merge={"method": "arrow"})
+    assert choice(alone) == choice(post(http, model="two"))
+
+
+@pytest.mark.parametrize(
+    ("adapters", "fields", "param"),
+    [
+        (WEIGHTED, {"temperature": 0}, "merge.temperature"),
+        (WEIGHTED, {"temperature": float("nan")}, "merge.temperature"),
+        (WEIGHTED, {"temperature": "1"}, "merge.temperature"),
+        (WEIGHTED, {"top_k": 0}, "merge.top_k"),
+        (WEIGHTED, {"top_k": 1.5}, "merge.top_k"),
+        (WEIGHTED, {"density": 0.5}, "merge.density"),
+        (WEIGHTED[:1] * 2, {}, "adapters"),
+    ],
+)
+def test_arrow_refuses_by_field(
+    http: httpx.Client, adapters: list[dict[str, Any]], fields: dict[str, Any], param: str
+) -> None:
+    body = {"prompt": "x", "adapters": adapters, "merge": {"method": "arrow", **fields}}
+    content = json.dumps(body)  # NaN and all
+    headers = {"content-type": "application/json"}
+    response = http.post("/v1/completions", content=content, headers=headers)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+def test_prototypes_go_with_their_adapter(server: RunningServer, http: httpx.Client) -> None:
+    server.publish("routed", seed=301)
+    post(http, adapters=[{"id": "routed"}, {"id": "one"}], merge={"method": "arrow"})
+    digest = server.services.store.resolve("routed").digest
+    assert server.services.memory.status(prototypes_id(digest)).device_bytes > 0
+    http.delete("/v1/adapters/routed")
+    assert server.services.memory.status(prototypes_id(digest)).device_bytes == 0
+
+
+def test_routers_are_listed_beside_the_methods(http: httpx.Client) -> None:
+    listed = http.get("/v1/merge-methods").json()
+    assert [router["name"] for router in listed["routers"]] == ["arrow"]
