@@ -121,7 +121,7 @@ def test_a_defect_is_answered_counted_and_does_not_end_the_connection(
         raise KeyError("a secret")
 
     counted = 'intarsia_http_responses_total{route="/v1/adapters",status="500"}'
-    monkeypatch.setattr(server.services.store, "list_page", defect)
+    monkeypatch.setattr(server.services.store.registry, "list_page", defect)
     response = http.get("/v1/adapters", headers={"x-request-id": "mine"})
     assert response.status_code == 500
     assert response.json() == error_body(KeyError())

@@ -47,7 +47,7 @@ def reader() -> Iterator[Read]:
         def is_adapter(data: bytes) -> bool:
             path.write_bytes(data)
             try:
-                adapter = store._read(path)
+                adapter = store._incoming.read(path)
             except AdapterRefused:
                 return False
             effect_of(adapter, PARTS)
