@@ -35,8 +35,10 @@ class PageRoom:
         self._blocks = blocks
         self._page_bytes = page_bytes
         self._forget = forget
+        self._total = 0  # bytes that adapters hold
         self._pages: list[int] = []
         self._unforgotten: list[int] = []
+        self._forgetting: set[int] = set()  # nobody may write there meanwhile
         self._tenant: Tenant | None = None
 
     def connect(self, tenant: Tenant) -> None:
@@ -51,21 +53,19 @@ class PageRoom:
         return self._missing(total) <= self._blocks.num_free
 
     def hold(self, total: int) -> None:
-        missing = self._missing(total)
-        if missing > 0:
-            pages = self._blocks.withdraw(missing)
-            assert pages is not None, "held without asking whether it fits"
-            self._pages += pages
-            self._unforgotten += pages
-        elif missing < 0:
-            self._blocks.restore(self._pages[missing:])
-            del self._pages[missing:]
+        self._total = total
+        self._settle()
 
     def vacate(self) -> None:
         with self._blocks.lock:
-            pages, self._unforgotten = self._unforgotten, []
-            lent = set(self._pages)
-        self._forget([page for page in pages if page in lent])
+            pages, self._unforgotten = set(self._unforgotten) & set(self._pages), []
+            self._forgetting |= pages
+        try:
+            self._forget(sorted(pages))
+        finally:
+            with self._blocks.lock:
+                self._forgetting -= pages
+                self._settle()
 
     # For the block manager
 
@@ -76,6 +76,20 @@ class PageRoom:
     def pages_freed(self) -> None:
         if self._tenant is not None:
             self._tenant.admit()
+
+    def _settle(self) -> None:
+        """Hold the pages of `_total`, and of more only what is being forgotten just now."""
+        missing = self._missing(self._total)
+        if missing > 0:
+            pages = self._blocks.withdraw(missing)
+            assert pages is not None, "held without asking whether it fits"
+            self._pages += pages
+            self._unforgotten += pages
+        elif missing < 0:
+            spare = [page for page in self._pages if page not in self._forgetting][missing:]
+            self._blocks.restore(spare)
+            given_back = set(spare)
+            self._pages = [page for page in self._pages if page not in given_back]
 
     def _missing(self, total: int) -> int:
         return -(-total // self._page_bytes) - len(self._pages)

@@ -1,5 +1,6 @@
 """KV pages and adapters out of one budget: neither takes what the other uses."""
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 
 import pytest
@@ -10,6 +11,7 @@ from memories import NAMES, SIZE, Desk
 
 from server.adapters.claims import AdapterLease
 from server.engine.block_manager import BlockManager
+from server.engine.page_room import PageRoom
 
 PAGE = SIZE // 3  # so that an adapter takes four pages, the last in part
 
@@ -75,6 +77,27 @@ def test_no_page_is_forgotten_that_came_back_meanwhile() -> None:
     assert desk.forgotten == []
     assert pages is not None
     assert asked.done()
+
+
+def test_no_page_is_forgotten_that_a_sequence_takes_during_the_forgetting() -> None:
+    desk, blocks = shared(num_pages=10)
+    taken: list[int] = []
+
+    def forget(pages: Sequence[int]) -> None:
+        """Just before, a sequence takes what an idle adapter holds."""
+        desk.forgotten.extend(pages)
+        taken.extend(blocks.allocate(blocks.num_free + len(pages)) or ())
+
+    PageRoom(blocks, PAGE, forget).connect(desk.memory)
+    desk.touch(["a0"])
+    desk.forgotten.clear()
+    lease = desk.lease("b0")
+    assert taken and desk.resident() == {"b0"}
+    assert not set(taken) & set(desk.forgotten), "keys and values of a sequence are lost"
+    lease.release()
+    desk.memory.drain("b0")
+    blocks.release(taken)
+    assert (blocks.num_withdrawn, blocks.num_free) == (0, 10)
 
 
 def test_cached_pages_are_lent_last() -> None:
