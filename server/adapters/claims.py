@@ -13,15 +13,14 @@ class AdapterLease:
     """Keeps adapters resident until `release`, which may be called more than once."""
 
     def __init__(self, release: Callable[[], None]) -> None:
-        self._release = release
+        self._release: Callable[[], None] | None = release
         self._lock = threading.Lock()
-        self._is_released = False
 
     def release(self) -> None:
         with self._lock:
-            was_released, self._is_released = self._is_released, True
-        if not was_released:
-            self._release()
+            release, self._release = self._release, None  # which would keep the adapters alive
+        if release is not None:
+            release()
 
 
 class Fetched(NamedTuple):

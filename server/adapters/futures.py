@@ -12,10 +12,13 @@ def when_all(futures: Sequence[Future[Any]], then: Callable[[BaseException | Non
         then(None)
         return
     left = threading.Semaphore(len(futures) - 1)
+    # Taken out to be called: a future keeps its callbacks, and must not keep itself through them.
+    waiting = [(futures, then)]
 
     def one_is_done(_: Future[Any]) -> None:
         if not left.acquire(blocking=False):
-            then(next((f.exception() for f in futures if f.exception() is not None), None))
+            done, call = waiting.pop()
+            call(next((f.exception() for f in done if f.exception() is not None), None))
 
     for future in futures:
         future.add_done_callback(one_is_done)

@@ -161,11 +161,11 @@ class AdapterMemory:
         if error is not None:
             self._fail(claim, error)
             return
-        for source, future in zip(sources, fetching, strict=True):
-            num_bytes = resident_bytes(future.result(), self._kernels)
-            claim.fetched[source.digest] = Fetched(future.result(), num_bytes)
+        loaded = (future.result() for future in fetching)
+        fetched = [Fetched(each, resident_bytes(each, self._kernels)) for each in loaded]
         with self._lock:
             if claim in self._claims:
+                claim.fetched.update(zip((s.digest for s in sources), fetched, strict=True))
                 insort(self._queue, claim, key=lambda waiting: waiting.number)
                 self.admit()
 
@@ -257,6 +257,7 @@ class AdapterMemory:
 
     def _forget(self, claim: Claim) -> None:
         self._claims.discard(claim)
+        claim.fetched.clear()  # its future keeps the claim
         if claim in self._queue:
             self._queue.remove(claim)
         self._finish_drains(sorted(claim.digests))

@@ -1,11 +1,18 @@
 """The process is as small as before once adapters are deleted: measured from outside torch."""
 
+import gc
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from typing import Any
+
+from memories import Desk
+from torch import Tensor
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 0.1  # of what was held
+NAMES = ("a0", "b0", "c0")
 
 SCRIPT = """
 import resource, threading, torch
@@ -59,3 +66,31 @@ def test_memory_of_deleted_adapters_goes_back_to_the_system() -> None:
     before, held, after = map(int, run.stdout.split())
     assert held - before > 50 << 20, "the test holds too little to show anything"
     assert after - before < TOLERANCE * (held - before)
+
+
+def test_nothing_keeps_a_deleted_adapter_until_garbage_is_collected() -> None:
+    desk = Desk()
+    leases = [desk.lease("a0", "b0"), desk.lease("a0")]
+    waiting = [desk.ask("c0"), desk.ask("c0")]
+    waiting[0].cancel()
+    desk.pool.run()
+    laid_out = [weakref.ref(starts) for name in NAMES for starts in _starts(desk, name)]
+    assert len(laid_out) >= len(NAMES)
+    gc.collect()
+    gc.disable()
+    try:
+        for lease in (*leases, waiting[1].result(0)):
+            lease.release()
+        for name in NAMES:
+            desk.memory.drain(name)
+        desk.pool.run()
+        del leases, waiting, lease
+        assert all(starts() is None for starts in laid_out)
+    finally:
+        gc.enable()
+
+
+def _starts(desk: Desk, name: str) -> list[Tensor]:
+    """Tensors that only the device's copy of an adapter has."""
+    operands: Any = desk.memory.get(name).operands.values()
+    return [operand.starts for of_layer in operands for operand in of_layer]
