@@ -13,16 +13,16 @@ NEW = click.Path(dir_okay=False, path_type=Path)
 
 
 class WeightedFile(click.ParamType[tuple[Path, float | None]]):
-    """FILE or FILE:WEIGHT; a colon in the name of a file that exists is part of the name."""
+    """FILE or FILE=WEIGHT; what is the name of a file that exists is that, whatever it holds."""
 
-    name = "file[:weight]"
+    name = "file[=weight]"
 
     def convert(
         self, value: str, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[Path, float | None]:
         if Path(value).is_file():
             return Path(value), None
-        name, _, weight = value.rpartition(":")
+        name, _, weight = value.rpartition("=")
         if not Path(name).is_file():
             self.fail(f"there is no file {name or value}", param, ctx)
         try:
@@ -50,7 +50,7 @@ class Setting(click.ParamType[tuple[str, object]]):
 
 
 @click.command()
-@click.argument("members", nargs=-1, required=True, type=WeightedFile(), metavar="FILE[:WEIGHT]...")
+@click.argument("members", nargs=-1, required=True, type=WeightedFile(), metavar="FILE[=WEIGHT]...")
 @click.option("-o", "--out", type=NEW, required=True, help="the intarsia-adapter/1 file to write")
 @click.option(
     "--recipe",

@@ -18,7 +18,7 @@ from intarsia_client.client import Client
 from intarsia_client.conversation import Conversation, show_answer, talk
 from intarsia_client.errors import UnexpectedAnswer
 from intarsia_client.files import OnProgress
-from intarsia_client.merging import finished, setting, weighted
+from intarsia_client.merging import finished, setting
 from intarsia_client.options import ChatOptions
 from intarsia_client.types import Adapter, AdapterWeight
 from intarsia_client.wire import API_KEY_VARIABLE, DEFAULT_URL
@@ -180,7 +180,7 @@ def download(client: Client, reference: str, path: Path) -> None:
 
 @adapters.command()
 @click.argument("name")
-@click.argument("members", nargs=-1, required=True, type=weighted, metavar="REF[:WEIGHT]...")
+@click.argument("members", nargs=-1, required=True, type=member, metavar="REF[=WEIGHT]...")
 @click.option("--method", help="The server's default when absent.")
 @click.option("-p", "--parameter", "parameters", type=setting, multiple=True, metavar="NAME=VALUE")
 @click.option("--seed", type=click.IntRange(min=0), help="For methods that draw.")

@@ -9,17 +9,9 @@ from rich.progress import Progress
 
 from intarsia_client.client import Client
 from intarsia_client.jobs import Job
-from intarsia_client.types import Adapter, AdapterWeight
+from intarsia_client.types import Adapter
 
 LOOK_S = 0.2  # between looks at a job
-
-
-def weighted(text: str) -> AdapterWeight:
-    """Reads REF or REF:WEIGHT; the colon of REF@sha256:... is its own. ValueError."""
-    reference, colon, weight = text.rpartition(":")
-    if not colon or reference.endswith("@sha256"):
-        return AdapterWeight(text)
-    return AdapterWeight(reference, float(weight))
 
 
 def setting(text: str) -> tuple[str, Any]:

@@ -8,7 +8,8 @@ import httpx
 import pytest
 from click.testing import CliRunner, Result
 from intarsia_client import AdapterWeight, Client, InvalidArgument, commands, merging
-from intarsia_client.merging import setting, weighted
+from intarsia_client.commands import member
+from intarsia_client.merging import setting
 
 JOB = {
     "id": "job-1",
@@ -110,14 +111,14 @@ def test_id_that_would_name_another_path_is_refused(drive: Any, job_id: str) -> 
     ("text", "reference", "weight"),
     [
         ("sql", "sql", 1.0),
-        ("sql:0.5", "sql", 0.5),
-        ("ns/sql@3:-1e-2", "ns/sql@3", -0.01),
+        ("sql=0.5", "sql", 0.5),
+        ("ns/sql@3=-1e-2", "ns/sql@3", -0.01),
         ("sql@sha256:12", "sql@sha256:12", 1.0),
-        ("sql@sha256:12:2", "sql@sha256:12", 2.0),
+        ("sql@sha256:12=2", "sql@sha256:12", 2.0),
     ],
 )
-def test_weight_follows_the_last_colon(text: str, reference: str, weight: float) -> None:
-    assert weighted(text) == AdapterWeight(reference, weight)
+def test_weight_follows_an_equals_sign(text: str, reference: str, weight: float) -> None:
+    assert member(text) == AdapterWeight(reference, weight)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def run(monkeypatch: pytest.MonkeyPatch, server: Server, *args: str) -> Result:
 
 def test_command_names_the_job(monkeypatch: pytest.MonkeyPatch, adapter_json: Any) -> None:
     server = Server(adapter_json)
-    result = run(monkeypatch, server, "both", "a:0.5", "b", "--method", "ties", "-p", "density=0.2")
+    result = run(monkeypatch, server, "both", "a=0.5", "b", "--method", "ties", "-p", "density=0.2")
     assert result.output == "job-1 queued\n"
     members = [{"id": "a", "weight": 0.5}, {"id": "b", "weight": 1.0}]
     how = {"method": "ties", "density": 0.2}

@@ -64,19 +64,19 @@ def test_default_is_the_overlap_average_of_equal_weights(
     assert recipe.digest in said
 
 
-def test_weights_follow_a_colon(
+def test_weights_follow_an_equals_sign(
     adapters: list[SparseAdapter], paths: list[Path], out: Path
 ) -> None:
-    ran(f"{paths[0]}:0.5", f"{paths[1]}:-2e-1", paths[2], "-o", out, "--method", "linear")
+    ran(f"{paths[0]}=0.5", f"{paths[1]}=-2e-1", paths[2], "-o", out, "--method", "linear")
     weights = [0.5, -0.2, 1.0]
     members = zip([adapter.digest for adapter in adapters], weights, strict=True)
     assert files.read(out).notes["lineage"] == Recipe.build("linear", {}, members).json()
 
 
-def test_colon_of_a_file_that_exists_is_part_of_its_name(
+def test_equals_sign_of_a_file_that_exists_is_part_of_its_name(
     adapters: list[SparseAdapter], out: Path, tmp_path: Path
 ) -> None:
-    odd = tmp_path / "a:0.5"
+    odd = tmp_path / "a=0.5"
     files.write(adapters[0], odd)
     ran(odd, "-o", out)
     assert json.loads(files.read(out).notes["lineage"])["members"][0][1] == "3f800000"
@@ -86,7 +86,7 @@ def test_colon_of_a_file_that_exists_is_part_of_its_name(
 def test_replay_gives_the_same_bytes_whatever_the_order(
     paths: list[Path], out: Path, tmp_path: Path, is_json: bool
 ) -> None:
-    ran(f"{paths[0]}:0.5", paths[1], f"{paths[2]}:3", "-o", out, "--method", "average")
+    ran(f"{paths[0]}=0.5", paths[1], f"{paths[2]}=3", "-o", out, "--method", "average")
     source, again = out, tmp_path / "again.safetensors"
     if is_json:
         source = tmp_path / "recipe.json"
