@@ -184,7 +184,7 @@ def test_command_says_why_no_adapter_comes(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["both", "a:heavy"], ["both", "a", "-p", "density"], ["both"]]
+    "arguments", [["both", "a=heavy"], ["both", "a", "-p", "density"], ["both"]]
 )
 def test_command_refuses_mistakes(
     monkeypatch: pytest.MonkeyPatch, adapter_json: Any, arguments: list[str]

@@ -129,11 +129,11 @@ def test_mistakes_are_named(paths: list[Path], out: Path, arguments: list[str], 
 def test_weight_that_is_no_fp32_number_is_refused(
     paths: list[Path], out: Path, weight: str
 ) -> None:
-    assert "members.1.weight" in refused(paths[0], f"{paths[1]}:{weight}", "-o", out)
+    assert "members.1.weight" in refused(paths[0], f"{paths[1]}={weight}", "-o", out)
 
 
 def test_weight_that_is_no_number_is_refused(paths: list[Path], out: Path) -> None:
-    assert "'heavy' is no weight" in refused(f"{paths[0]}:heavy", "-o", out)
+    assert "'heavy' is no weight" in refused(f"{paths[0]}=heavy", "-o", out)
 
 
 def test_files_for_two_bases_are_refused(out: Path, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_recipe_and_method_exclude_each_other(paths: list[Path], out: Path) -> N
     assert "--recipe says the method" in refused(
         *paths, "-o", out, "--recipe", out, "--method", "linear"
     )
-    assert "--recipe says the method" in refused(f"{paths[0]}:1", "-o", out, "--recipe", out)
+    assert "--recipe says the method" in refused(f"{paths[0]}=1", "-o", out, "--recipe", out)
 
 
 def test_file_that_is_no_adapter_is_named(paths: list[Path], out: Path, tmp_path: Path) -> None:
