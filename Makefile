@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install fix check test serve bench clean
+.PHONY: install fix check test serve bench microbench clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Intarsia needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
@@ -38,6 +38,9 @@ serve: $(VENV)/.serve
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m loadtests.throughput
+
+microbench: $(VENV)/.dev
+	$(BIN)/python -m loadtests.micro.merging
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
