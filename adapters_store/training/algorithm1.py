@@ -48,6 +48,8 @@ class Algorithm1:
     def __post_init__(self) -> None:
         if self.rule.is_static:
             raise InvalidRule("score", self.rule.score, "is chosen before training")
+        if self.one_shot and self.rule.score == "grow_and_drop":
+            raise InvalidRule("one_shot", True, "grow_and_drop exchanges again and again")
         if not self.one_shot and not 1 <= self.every <= self.dense_micro_batches:
             among = f"the dense phase has {self.dense_micro_batches} micro-batches"
             raise InvalidRule("every", self.every, f"no mask would be selected: {among}")
@@ -113,13 +115,14 @@ class Algorithm1:
         kept, targets = self.deltas.selection, self.deltas.targets
         if kept is None:
             return self._random()
-        last = 1 if self.one_shot else self.dense_micro_batches // self.every
-        fraction = drop_fraction(self.updates, last)
+        fraction = drop_fraction(self.updates, self.dense_micro_batches // self.every)
         sizes = [weight.abs() for weight in self.deltas.dense_weights()]
         gradients = [gradient.abs() for gradient in self.deltas.dense_gradients(loss_of)]
         return [
-            grow_and_drop(own, *(tile_scores(score, target.block) for score in pair), fraction)
-            for own, target, *pair in zip(kept, targets, sizes, gradients, strict=True)
+            grow_and_drop(
+                own, tile_scores(size, target.block), tile_scores(gradient, target.block), fraction
+            )
+            for own, target, size, gradient in zip(kept, targets, sizes, gradients, strict=True)
         ]
 
     def _random(self) -> list[Tensor]:

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from adapters_store.training.products import (
     Entries,
-    EntryProduct,
-    TileProduct,
     Tiles,
     entries_at,
+    entry_product,
+    tile_product,
     tiles_at,
 )
 
@@ -77,8 +77,10 @@ class SparseDelta(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`x [..., in] -> D x [..., out]`, in the delta's dtype."""
         flat = x.reshape(-1, x.shape[-1])
-        product = EntryProduct if isinstance(self.pattern, Entries) else TileProduct
-        y: Tensor = product.apply(flat, self.values, self.pattern)
+        if isinstance(self.pattern, Entries):
+            y = entry_product(flat, self.values, self.pattern)
+        else:
+            y = tile_product(flat, self.values, self.pattern)
         return y.view(*x.shape[:-1], y.shape[-1])
 
 
@@ -117,12 +119,10 @@ def take_tiles(weight: Tensor, tiles: Tensor, block: Block) -> Tensor:
     return _tiled(weight, block)[tiles // per_row, :, tiles % per_row]
 
 
-def put_tiles(weight: Tensor, tiles: Tensor, block: Block, values: Tensor | bool) -> None:
-    """Write `values`, as `take_tiles` gives them, into the contiguous `weight`."""
-    per_row = weight.shape[1] // block[1]
-    if block == ELEMENT and isinstance(values, Tensor):
-        values = values.view(-1, 1, 1)
-    _tiled(weight, block)[tiles // per_row, :, tiles % per_row] = values
+def mark_tiles(mask: Tensor, tiles: Tensor, block: Block) -> None:
+    """Set `mask [out, in]`, which is contiguous, at every entry of `tiles`."""
+    per_row = mask.shape[1] // block[1]
+    _tiled(mask, block)[tiles // per_row, :, tiles % per_row] = True
 
 
 def _tiled(weight: Tensor, block: Block) -> Tensor:

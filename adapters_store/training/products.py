@@ -60,7 +60,7 @@ def _starts(groups: Tensor, count: int) -> Tensor:
     return F.pad(ends, (1, 0)).to(torch.int32)
 
 
-class EntryProduct(Function):
+class _EntryProduct(Function):
     """`x [T, in], values [nnz] -> [T, out]`, in the dtype of the values."""
 
     @staticmethod
@@ -98,7 +98,14 @@ def _sampled(entries: Entries, values: Tensor, left: Tensor, right: Tensor) -> T
         pattern = torch.sparse_csr_tensor(
             entries.row_start, entries.columns, values, entries.shape, check_invariants=False
         )
-        return torch.sparse.sampled_addmm(pattern, left, right, beta=0.0).values()
+        product: Tensor = torch.sparse.sampled_addmm(pattern, left, right, beta=0.0)
+    return product.values()
+
+
+def entry_product(x: Tensor, values: Tensor, entries: Entries) -> Tensor:
+    """`D x` and, for autograd, its gradients: `x [T, in], values [nnz] -> [T, out]`."""
+    product: Tensor = _EntryProduct.apply(x, values, entries)  # type: ignore[no-untyped-call]
+    return product
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,7 +132,7 @@ def tiles_at(index: Tensor, shape: tuple[int, int], block: tuple[int, int]) -> T
     return Tiles(shape, block, index // per_row, index % per_row)
 
 
-class TileProduct(Function):
+class _TileProduct(Function):
     """`x [T, in], values [n, Br, Bc] -> [T, out]`, in the dtype of the values."""
 
     @staticmethod
@@ -146,6 +153,12 @@ class TileProduct(Function):
         if ctx.needs_input_grad[1]:
             of_values = _outer(panels, _panels(x.to(values.dtype), tiles.block[1]), tiles)
         return of_x, of_values, None
+
+
+def tile_product(x: Tensor, values: Tensor, tiles: Tiles) -> Tensor:
+    """`D x` and, for autograd, its gradients: `x [T, in], values [n, Br, Bc] -> [T, out]`."""
+    product: Tensor = _TileProduct.apply(x, values, tiles)  # type: ignore[no-untyped-call]
+    return product
 
 
 def _panels(x: Tensor, width: int) -> Tensor:

@@ -71,13 +71,17 @@ def _sparse_delta(target: Target, tiles: Tensor, values: Tensor) -> WeightDelta:
     (height, _), per_row = target.block, target.grid[1]
     full_row = target.rows[tiles.cpu() // per_row * height] // height
     places = full_row * per_row + tiles.cpu() % per_row
-    own = {"layer": target.name, "shape": target.full_shape}
-    values = values.cpu().float()
-    if target.block != ELEMENT:
-        places = places.to(torch.int32)
-        return BlockDelta(**own, block=target.block, block_index=places, values=values)
-    is_large = target.full_shape[0] * target.full_shape[1] > INT32_ENTRIES
-    return ElementDelta(**own, indices=places if is_large else places.int(), values=values)
+    layer, shape, values = target.name, target.full_shape, values.cpu().float()
+    if target.block == ELEMENT:
+        indices = places if shape[0] * shape[1] > INT32_ENTRIES else places.to(torch.int32)
+        return ElementDelta(layer=layer, shape=shape, indices=indices, values=values)
+    return BlockDelta(
+        layer=layer,
+        shape=shape,
+        block=target.block,
+        block_index=places.to(torch.int32),
+        values=values,
+    )
 
 
 def weights_of(adapter: SparseAdapter, targets: Sequence[Target]) -> list[Tensor]:

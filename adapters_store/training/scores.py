@@ -47,14 +47,13 @@ def uniform(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
 def structure(shape: tuple[int, int], count: int) -> Tensor:
     """SHiRA's Struct: the diagonal, then every f-th row; the top `count` are that mask.
 
-    f is the largest stride whose rows, with the diagonal, hold `count` entries. The diagonal of a
-    matrix that is not square has min(out, in) entries. The last row is cut to an exact count.
+    f gives as few rows as, with the diagonal, hold `count` entries, evenly spaced. The diagonal of
+    a matrix that is not square has min(out, in) entries. The last row is cut to an exact count.
     """
     rows, columns = shape
+    fitting = (f for f in range(1, rows + 1) if _held(rows, columns, f) >= count)
+    stride = min(fitting, key=lambda f: (-(-rows // f), f))
     score = torch.zeros(shape, dtype=torch.float64)
-    for stride in range(rows, 0, -1):
-        if _held(rows, columns, stride) >= count:
-            break
     score[::stride] = 1.0
     score.fill_diagonal_(2.0)
     return score

@@ -18,7 +18,7 @@ from adapters_store.training.deltas import (
     DeltaLinear,
     DenseDelta,
     SparseDelta,
-    put_tiles,
+    mark_tiles,
     take_tiles,
 )
 from adapters_store.training.errors import BlockMisfit, NoTarget
@@ -105,7 +105,7 @@ class Target:
             dense = part.linear.delta
             assert isinstance(dense, DenseDelta), "masks are selected in the dense phase"
             dense.mask = torch.zeros_like(dense.weight, dtype=torch.bool)
-            put_tiles(dense.mask, own, self.block, True)
+            mark_tiles(dense.mask, own, self.block)
 
     def make_sparse(self, tiles: Tensor) -> None:
         """Begin the sparse phase: zeros at `tiles`, no delta where a part has none."""

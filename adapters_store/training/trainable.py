@@ -32,7 +32,7 @@ class TrainableDeltas:
 
     After construction the model is frozen and computes what it did; `start_dense` or
     `start_sparse` makes the parameters. They change at `switch`, so an optimizer is made after a
-    start and given to `switch`.
+    start and given to `switch`. The model is on its device before.
     """
 
     def __init__(
@@ -159,7 +159,8 @@ class TrainableDeltas:
             for part, own in target.by_part(tiles):
                 dense = _dense(part).weight
                 sparse = target.switch(part, own)
-                _carry_over(dense, sparse and sparse.values, own, self.block, optimizer)
+                values = None if sparse is None else sparse.values
+                _carry_over(dense, values, own, self.block, optimizer)
         self.phase, self._mask = "sparse", None
 
     def detach(self) -> None:
@@ -167,7 +168,7 @@ class TrainableDeltas:
         detach(self.model, self.targets)
 
     def state_dict(self) -> dict[str, Any]:
-        """Phase, selection and values: all that `load_state_dict` needs, as tensors of copies."""
+        """Phase, selection and values: all that `load_state_dict` needs. Shares memory with them."""
         values = {
             part.name: delta.state_dict()
             for part in self.parts
@@ -193,7 +194,7 @@ class TrainableDeltas:
 
 
 @contextmanager
-def _requiring_gradients(weights: Iterable[nn.Parameter]) -> Iterator[None]:
+def _requiring_gradients(weights: Iterable[Tensor]) -> Iterator[None]:
     for weight in weights:
         weight.requires_grad_(True)
     try:
