@@ -66,7 +66,7 @@ def create_app(settings: Settings, report: Report = logger.info) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services.engine.start()
         services.merged.warm_up()
-        _pin_names(services)
+        await _pin_names(services)
         services.jobs.start()
         yield
         services.jobs.stop()
@@ -161,11 +161,11 @@ def _description(base_name: str, runtime: Runtime) -> dict[str, str]:
     }
 
 
-def _pin_names(services: Services) -> None:
+async def _pin_names(services: Services) -> None:
     """Load what is pinned; a name that cannot be kept on this device is said, and served anyway."""
     for name in services.store.registry.pinned_names():
         try:
-            services.pins.refresh(name)
+            await services.pins.refresh(name)
         except (AdapterMemoryError, StoreError) as error:
             logger.warning("%s is pinned, but stays off the device: %s", name, error)
 

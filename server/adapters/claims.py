@@ -1,5 +1,6 @@
 """Leases on device adapters: the one that is given, and the one that is still waited for."""
 
+import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -53,3 +54,17 @@ def give(claimed: Future[AdapterLease], lease: AdapterLease, error: BaseExceptio
     else:
         lease.release()
         claimed.set_exception(error)
+
+
+async def given(claimed: Future[AdapterLease]) -> AdapterLease:
+    """The lease, once it is given. Cancelling gives the claim up, or the lease back."""
+    try:
+        return await asyncio.wrap_future(claimed)
+    except asyncio.CancelledError:
+        claimed.add_done_callback(_give_back)
+        raise
+
+
+def _give_back(claimed: Future[AdapterLease]) -> None:
+    if not claimed.cancelled() and claimed.exception() is None:
+        claimed.result().release()

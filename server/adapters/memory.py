@@ -135,13 +135,18 @@ class AdapterMemory:
     def _finish_drains(self, digests: Sequence[str]) -> None:
         for digest in self._drains.keys() & set(digests):
             entry = self.device.find(digest)
-            if self._num_claims(digest) > 0 or (entry is not None and entry.pins > 0):
+            # Pins went before the drain began: one that is there is of the same content, come back.
+            is_kept = entry is not None and entry.holds > 0
+            is_used = entry is not None and entry.pins > entry.holds
+            if is_used or (self._num_claims(digest) > 0 and not is_kept):
                 continue
-            if entry is not None:
-                self.device.drop(entry)
-            device_bytes = entry.num_bytes if entry is not None else 0
-            freed = Freed(self.host.discard(digest), device_bytes)
+            freed = Freed(0, 0) if is_kept else self._drop(digest, entry)
             self._pool.submit(_hand_back, self._drains.pop(digest), freed)
+
+    def _drop(self, digest: str, entry: DeviceEntry | None) -> Freed:
+        if entry is not None:
+            self.device.drop(entry)
+        return Freed(self.host.discard(digest), entry.num_bytes if entry is not None else 0)
 
     # From claim to lease
 

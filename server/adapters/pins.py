@@ -5,10 +5,12 @@ what requests can name without a number. Other servers over the same registry he
 they start.
 """
 
-import threading
+import asyncio
 from collections.abc import Callable, Iterable
+from weakref import WeakValueDictionary
 
-from server.adapters.claims import AdapterLease
+from server.adapters.claims import AdapterLease, given
+from server.adapters.errors import AdapterMemoryFull
 from server.adapters.memory import AdapterMemory
 from server.adapters.sources import Source
 
@@ -27,22 +29,40 @@ class PinnedNames:
         self._source = source
         self._wanted = wanted
         self._leases: dict[str, tuple[frozenset[str], AdapterLease]] = {}
-        self._lock = threading.Lock()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    def refresh(self, name: str) -> None:
-        """Pin what `name` now stands for, and let go of what it stood for. Blocks while loading.
+    async def refresh(self, name: str) -> None:
+        """Pin what `name` now stands for, and let go of what it stood for.
 
-        Raises AdapterMemoryFull, or what loading raises; nothing has changed then.
+        Holds up no other name. Raises AdapterMemoryError, or what loading raises; nothing of the
+        name is pinned then.
         """
-        with self._lock:
-            wanted = frozenset(self._wanted(name))
+        lock = self._locks.setdefault(name, asyncio.Lock())
+        async with lock:
+            wanted = frozenset(await asyncio.to_thread(self._wanted, name))
             held, lease = self._leases.get(name, (frozenset(), None))
             if wanted == held:
                 return
-            if wanted:
-                sources = [self._source(digest) for digest in sorted(wanted)]
-                self._leases[name] = (wanted, self._memory.lease(sources, hold=True).result())
-            else:
-                del self._leases[name]
-        if lease is not None:
-            lease.release()
+            try:
+                await self._pin(name, wanted, lease)
+            finally:
+                if lease is not None:
+                    lease.release()
+
+    async def _pin(self, name: str, wanted: frozenset[str], former: AdapterLease | None) -> None:
+        """Beside the `former` lease if that can be, so that what both hold stays; else after it."""
+        self._leases.pop(name, None)
+        if not wanted:
+            return
+        try:
+            lease = await self._lease(wanted)
+        except AdapterMemoryFull:
+            if former is None:
+                raise
+            former.release()
+            lease = await self._lease(wanted)
+        self._leases[name] = (wanted, lease)
+
+    async def _lease(self, digests: Iterable[str]) -> AdapterLease:
+        sources = [self._source(digest) for digest in sorted(digests)]
+        return await given(self._memory.lease(sources, hold=True))

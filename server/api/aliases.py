@@ -76,7 +76,7 @@ async def roll_back(name: str, body: RollbackBody, services: ServicesDep) -> JSO
 async def _pin(name: str, services: Services) -> None:
     """Load a name that was pinned just now; a pin that cannot be had is taken back."""
     try:
-        await run_in_threadpool(services.pins.refresh, name)
+        await services.pins.refresh(name)
     except (AdapterMemoryError, StoreError):
         change = Change({}, False, {})
         await run_in_threadpool(services.store.registry.change, name, change)

@@ -1,13 +1,10 @@
 """From prompts to running requests: adapters made resident, sequences submitted, all or none."""
 
-import asyncio
 import secrets
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 
-from server.adapters.claims import AdapterLease
-from server.adapters.sources import Source
+from server.adapters.claims import given
 from server.api.composing import Served
 from server.api.services import Services
 from server.engine.loop import OutputStream
@@ -40,7 +37,7 @@ async def submit(
                 adapter_from=job.adapter_from,
                 cache_salt=cache_salt,
             )
-            lease = await _lease(services, served.sources)
+            lease = await given(services.memory.lease(served.sources))
             streams.append(services.engine.submit(request, lease))
     except BaseException:
         for stream in streams:
@@ -53,18 +50,3 @@ def choice_seeds(seed: int | None, count: int) -> list[int]:
     """Seeds of a request's choices: consecutive from the given one, else fresh."""
     first = secrets.randbits(63) if seed is None else seed
     return [first + index for index in range(count)]
-
-
-async def _lease(services: Services, sources: Sequence[Source]) -> AdapterLease:
-    """All adapters of a composition on the device. Cancelling gives the lease up, or back."""
-    leasing = services.memory.lease(sources)
-    try:
-        return await asyncio.wrap_future(leasing)
-    except asyncio.CancelledError:
-        leasing.add_done_callback(_release)
-        raise
-
-
-def _release(leasing: Future[AdapterLease]) -> None:
-    if not leasing.cancelled() and leasing.exception() is None:
-        leasing.result().release()

@@ -2,8 +2,7 @@
 
 import logging
 
-from starlette.concurrency import run_in_threadpool
-
+from adapters_store.errors import StoreError
 from server.adapters.errors import AdapterMemoryError
 from server.api.services import Services
 
@@ -11,8 +10,9 @@ logger = logging.getLogger(__name__)
 
 
 async def keep_pinned(name: str, services: Services) -> None:
-    """Have on the device what `name` now stands for; one that does not fit is served unpinned."""
+    """Have on the device what `name` now stands for; one that does not fit, or that
+    cannot be loaded, is served unpinned."""
     try:
-        await run_in_threadpool(services.pins.refresh, name)
-    except AdapterMemoryError as error:
+        await services.pins.refresh(name)
+    except (AdapterMemoryError, StoreError) as error:
         logger.warning("%s is pinned, but stays off the device: %s", name, error)

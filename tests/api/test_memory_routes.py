@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from servers import RunningServer, paused_engine, running_server
+from tiny_adapters import make_adapter
 
 ADAPTER_BYTES = 15_768  # of an element adapter of the tiny base, on the device
 GREEDY = {"prompt": "a state", "max_tokens": 6, "temperature": 0}
@@ -203,6 +204,87 @@ def test_a_pin_that_does_not_fit_is_refused_and_not_kept(small: RunningServer) -
             "adapter_memory_full",
         )
         assert shown(http, "large")["pinned"] is False
+
+
+@pytest.fixture
+def tight(tiny_base: Path, running: list[RunningServer]) -> Iterator[RunningServer]:
+    """A server whose device holds one small adapter."""
+    with running_server(tiny_base, max_adapter_bytes_device=ADAPTER_BYTES) as started:
+        running.append(started)
+        yield started
+        started.assert_idle()
+        running.remove(started)
+
+
+def test_a_pin_follows_a_version_that_fits_only_in_the_place_of_the_last(
+    tight: RunningServer,
+) -> None:
+    with tight.http() as http:
+        tight.publish("n", seed=1)
+        pin(http, "n")
+        tight.publish("n", seed=2)
+        assert (state_of(http, "n@1"), state_of(http, "n@2")) == ("stored", "ready")
+        assert http.delete("/v1/adapters/n@1").json()["state"] == "gone"
+
+
+def test_a_pin_that_no_longer_fits_lets_go_of_what_its_name_stood_for(
+    tight: RunningServer,
+) -> None:
+    with tight.http() as http:
+        tight.publish("n", seed=1)
+        pin(http, "n")
+        tight.publish("n", "dense")
+        assert shown(http, "n@1")["memory"]["requests"] == 0
+        assert http.delete("/v1/adapters/n@1").json()["state"] == "gone"
+
+
+def test_a_pin_that_waits_for_room_holds_up_nobody(tight: RunningServer) -> None:
+    running, waiting = tight.publish("running", seed=1), tight.publish("waiting", seed=2)
+    with tight.http() as http, ThreadPoolExecutor(1) as pool:
+        with under_way(tight, running) as (proceed, answer):
+            pinning = pool.submit(pin, http, "waiting")
+            wait_until(lambda: state_of(http, waiting) == "loading")
+            other = tight.publish("other", seed=3)
+            assert http.delete(f"/v1/adapters/{other}").json()["state"] == "gone"
+            assert not pinning.done()
+            proceed.set()
+            assert answer.result().status_code == 200
+        assert pinning.result().status_code == 200
+        assert state_of(http, waiting) == "ready"
+
+
+def test_a_deletion_is_whole_though_what_is_to_be_pinned_then_is_damaged(
+    tight: RunningServer,
+) -> None:
+    first = tight.upload(make_adapter(tight.base, "element", 1), "n")["digest"]
+    second = tight.publish("n", seed=2)
+    with tight.http() as http:
+        pin(http, "n")
+        blobs = tight.services.store._blobs
+        blobs.path(first).write_bytes(b"damaged")
+        gone = http.delete(f"/v1/adapters/{second}")
+        assert gone.status_code == 200
+        assert gone.json()["bytes_freed"]["device"] > 0
+        assert tight.services.memory.device.num_bytes == 0
+
+
+def test_content_that_comes_back_while_it_drains_is_pinned_and_no_longer_drains(
+    tight: RunningServer,
+) -> None:
+    adapter = tight.publish("n", seed=1)
+    with tight.http() as http, ThreadPoolExecutor(1) as pool:
+        pin(http, "n")
+        with under_way(tight, adapter) as (proceed, answer):
+            deleting = pool.submit(http.delete, f"/v1/adapters/{adapter}")
+            wait_until(lambda: state_of(http, adapter) == "draining")
+            again = tight.publish("n", seed=1)
+            proceed.set()
+            assert answer.result().status_code == 200
+        gone = deleting.result()
+        assert gone.json()["state"] == "gone"
+        assert gone.json()["bytes_freed"]["device"] == 0
+        assert state_of(http, again) == "ready"
+        assert state_of(http, adapter) == "gone"
 
 
 def test_pinned_names_are_ready_after_a_restart(tiny_base: Path, tmp_path: Path) -> None:
