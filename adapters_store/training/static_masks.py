@@ -64,7 +64,10 @@ def _structured(target: Target, count: int) -> Tensor:
 def _scores(deltas: TrainableDeltas, rule: MaskRule, batches: Iterable[LossOf]) -> Sequence[Tensor]:
     if rule.score == "wm":
         return [base_magnitude(target.base_weight()).float() for target in deltas.targets]
-    gradients = deltas.base_gradients(batches)
+    losses = list(batches)
+    if not losses:
+        raise InvalidRule("score", rule.score, "needs batches whose gradients it sums")
+    gradients = deltas.base_gradients(losses)
     if rule.score == "grad":
         return [gradient_magnitude(gradient) for gradient in gradients]
     weights = [target.base_weight() for target in deltas.targets]

@@ -168,7 +168,7 @@ class TrainableDeltas:
         detach(self.model, self.targets)
 
     def state_dict(self) -> dict[str, Any]:
-        """Phase, selection and values: all that `load_state_dict` needs. Shares memory with them."""
+        """Phase, selection and values, all that `load_state_dict` needs; it shares their memory."""
         values = {
             part.name: delta.state_dict()
             for part in self.parts
