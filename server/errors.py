@@ -182,15 +182,21 @@ def status_of(code: str) -> int:
 def error_body(error: Exception) -> dict[str, Any]:
     """The one error object. An unexpected error's text stays in the log."""
     row = row_of(error)
+    param = getattr(error, "param", None) or getattr(error, "field", None) or row.param
     body: dict[str, Any] = {
-        "message": "internal error" if row is UNEXPECTED else str(error)[:MAX_MESSAGE_CHARS],
+        "message": "internal error" if row is UNEXPECTED else _sendable(str(error)),
         "type": row.type,
-        "param": getattr(error, "param", None) or getattr(error, "field", None) or row.param,
+        "param": None if param is None else _sendable(param),
         "code": row.code,
     }
     if isinstance(error, store.AdapterRefused):
         body["reasons"] = list(error.reasons)
     return {"error": body}
+
+
+def _sendable(text: str) -> str:
+    """What fits into an answer: a client's own text may hold halves of characters."""
+    return text[:MAX_MESSAGE_CHARS].encode(errors="backslashreplace").decode()
 
 
 def error_headers(error: Exception) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Merges that need no merging: `W x + sum of c_i D_i x`, with a coefficient for each member."""
 
 from adapters_store.canonical import round_to_fp32
+from adapters_store.errors import InvalidMerge
 from adapters_store.merging.recipe import Member, Recipe
 
 
@@ -8,12 +9,18 @@ def coefficients(recipe: Recipe) -> tuple[Member, ...] | None:
     """The members with the numbers that their deltas are multiplied by; None if there are none.
 
     A merge's own values are rounded once, after the sum; products summed one by one differ from
-    that by a rounding, so which of the two a request gets must hang on the request alone.
+    that by a rounding, so which of the two a request gets must hang on the request alone. Raises
+    InvalidMerge for numbers beyond fp32.
     """
     factor = _factor(recipe)
     if factor is None:
         return None
-    return tuple(Member(m.digest, round_to_fp32(factor * m.weight)) for m in recipe.members)
+    try:
+        return tuple(Member(m.digest, round_to_fp32(factor * m.weight)) for m in recipe.members)
+    except OverflowError as error:
+        reason = f"overflows fp32, multiplied by {factor:g}"
+        largest = max((m.weight for m in recipe.members), key=abs)
+        raise InvalidMerge("members", largest, reason) from error
 
 
 def _factor(recipe: Recipe) -> float | None:

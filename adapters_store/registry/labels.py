@@ -5,6 +5,7 @@ so an index over pieces finds every substring. What is not of the form that `che
 has no label: it may come from before there was a form.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ PIECE = 3  # characters
 MAX_LABEL = 200  # characters of a task, a tag, a base's name
 MAX_DESCRIPTION = 4000
 MAX_TAGS = 64
+MAX_METADATA_BYTES = 64 << 10  # as JSON: every list shows it
 KINDS_OF_VALUE: Mapping[str, tuple[type, ...]] = {
     "task": (str,),
     "description": (str,),
@@ -32,7 +34,12 @@ Label = tuple[str, str]  # (key, value)
 
 
 def check_metadata(metadata: Mapping[str, Any]) -> None:
-    """Raise InvalidMetadata unless the fields that mean something have their form."""
+    """Raise InvalidMetadata unless the fields that mean something have their form, and all of them
+    are of a size to be listed."""
+    num_bytes = len(json.dumps(dict(metadata)))
+    if num_bytes > MAX_METADATA_BYTES:
+        reason = f"has {num_bytes} bytes as JSON, more than {MAX_METADATA_BYTES}"
+        raise InvalidMetadata("metadata", reason)
     for field, kinds in KINDS_OF_VALUE.items():
         if metadata.get(field) is not None:
             _check_field(field, metadata[field], kinds)

@@ -141,7 +141,11 @@ class AdapterMemory:
             if is_used or (self._num_claims(digest) > 0 and not is_kept):
                 continue
             freed = Freed(0, 0) if is_kept else self._drop(digest, entry)
-            self._pool.submit(_hand_back, self._drains.pop(digest), freed)
+            draining = self._drains.pop(digest)
+            if freed == Freed(0, 0):
+                draining.set_result(freed)
+            else:
+                self._pool.submit(_hand_back, draining, freed)
 
     def _drop(self, digest: str, entry: DeviceEntry | None) -> Freed:
         if entry is not None:

@@ -6,7 +6,7 @@ how to merge as functions.
 
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
@@ -71,7 +71,9 @@ class MergedAdapters:
         self._pool = pool
         self._predict = predict
         self._foretold: BoundedCache[Cost] = BoundedCache(RECIPES_KNOWN, lambda cost: 1)
-        self._made_of: dict[str, set[str]] = defaultdict(set)  # member -> digests of merges
+        self._members: OrderedDict[str, set[str]] = (
+            OrderedDict()
+        )  # by merge, the last one asked last
         self._lock = threading.Lock()
 
     def warm_up(self) -> None:
@@ -103,14 +105,22 @@ class MergedAdapters:
         """The merge as adapter memory asks for it."""
         merged = MergedAdapter(recipe, through, self._begin)
         with self._lock:
-            for member in {*recipe.digests, *([through] if through else [])}:
-                self._made_of[member].add(merged.digest)
+            self._members[merged.digest] = {*recipe.digests, *([through] if through else [])}
+            self._members.move_to_end(merged.digest)
+            if len(self._members) > RECIPES_KNOWN:
+                self._members.popitem(last=False)
         return merged
 
     def forget(self, member: str) -> set[str]:
-        """The digests of merges that `member` is part of, which nobody can ask for any more."""
+        """The digests of merges that `member` is part of, which nobody can ask for any more.
+
+        Of the RECIPES_KNOWN last asked for: older ones are left to the host's budget.
+        """
         with self._lock:
-            return self._made_of.pop(member, set())
+            of_it = {merge for merge, members in self._members.items() if member in members}
+            for merge in of_it:
+                del self._members[merge]
+            return of_it
 
     def _begin(self, recipe: Recipe, through: str | None) -> Future[Loaded]:
         return self._pool.submit(self._make, recipe, through)

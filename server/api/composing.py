@@ -13,7 +13,7 @@ from adapters_store.registry import AdapterRecord
 from server.adapters.composition import BASE, Composition
 from server.adapters.sources import Source
 from server.api.dialects import Asked, translate
-from server.api.recipes import build_recipe, find_adapter
+from server.api.recipes import build_recipe, find_adapter, named_as_in_body
 from server.api.routers import ARROW, arrow
 from server.api.schemas import GenerationBody
 from server.api.services import Services
@@ -98,7 +98,8 @@ def _merged(asked: Asked, members: Sequence[Member], services: Services, key: st
     recipe = build_recipe(
         weighted, fields, members_field=asked.members_field, merge_field=asked.merge_field
     )
-    pairs = coefficients(recipe)
+    with named_as_in_body(asked.members_field, asked.merge_field):
+        pairs = coefficients(recipe)
     if pairs is not None and through is None and not _is_cheaper_merged(members, services):
         name = _sum_of(members) if recipe.method == "linear" else _call(recipe, members)
         return _as_pairs(name, members, services, pairs, f"{recipe.method}; as=pairs")

@@ -1,6 +1,7 @@
 """Merges as bodies write them, as recipes: every complaint names the body's own field."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from adapters_store.errors import AdapterNotFound, InvalidMerge, InvalidName
@@ -23,8 +24,15 @@ def build_recipe(
     """The recipe of (digest, weight) pairs. Raises InvalidMerge."""
     given = {"method": DEFAULT_METHOD, **merge}
     method, seed = given.pop("method"), given.pop("seed", None)
-    try:
+    with named_as_in_body(members_field, merge_field):
         return Recipe.build(method, given, weighted, seed)
+
+
+@contextmanager
+def named_as_in_body(members_field: str, merge_field: str) -> Iterator[None]:
+    """What InvalidMerge complains of within, by the names that the body's fields have."""
+    try:
+        yield
     except InvalidMerge as error:
         first, dot, rest = error.field.partition(".")
         is_member = first == "members"

@@ -201,6 +201,12 @@ ADAPTERS = {
             ("through_mask_of", "[]", {"through_mask_of": []}),
         )
     },
+    "merge overflow": _completion(
+        "adapters",
+        "overflows fp32",
+        adapters=[{"id": ADAPTER, "weight": -2}],
+        merge={"method": "task_arithmetic", "lambda": 1e300},
+    ),
     "merge text": _completion("merge", "'ties'", adapters=[{"id": ADAPTER}], merge="ties"),
     "slerp of one": _completion(
         "adapters", "1", adapters=[{"id": ADAPTER}], merge={"method": "slerp"}

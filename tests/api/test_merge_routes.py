@@ -189,6 +189,27 @@ def test_numbers_that_json_does_not_have_are_refused(
     assert error["param"] == ("adapters.0.weight" if place == "weight" else "merge.density")
 
 
+@pytest.mark.parametrize(
+    ("fields", "status", "param"),
+    [
+        (r'"adapters": [{"id": "\ud800"}]', 404, "adapters.0.id"),
+        (r'"adapters": [{"id": "m/a"}], "merge": {"\ud800": 1}', 400, r"merge.\ud800"),
+    ],
+)
+def test_half_a_character_is_refused_as_any_other_text(
+    http: httpx.Client, fields: str, status: int, param: str
+) -> None:
+    text = f'{{"name": "x", {fields}}}'
+    response = http.post("/v1/merges", content=text, headers={"content-type": "application/json"})
+    assert made(response, status)["error"]["param"] == param
+
+
+def test_metadata_that_would_burden_every_list_is_refused(http: httpx.Client) -> None:
+    error = made(post(http, metadata={"story": "x" * 70_000}), 422)["error"]
+    assert error["code"] == "invalid_metadata"
+    assert "65536" in error["message"]
+
+
 def test_query_that_is_no_truth_is_refused(http: httpx.Client) -> None:
     assert made(post(http, "?wait=perhaps"), 400)["error"]["param"] == "wait"
     assert made(http.get("/v1/jobs?limit=0"), 400)["error"]["param"] == "limit"
