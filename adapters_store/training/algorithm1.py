@@ -22,7 +22,7 @@ from adapters_store.training.scores import (
     uniform,
     weight_magnitude,
 )
-from adapters_store.training.selection import drop_fraction, grow_and_drop, tile_scores, top
+from adapters_store.training.selection import drop_fraction, grow_and_drop, tile_scores
 from adapters_store.training.trainable import LossOf, TrainableDeltas
 
 MICRO_BATCHES_PER_SELECTION = 100
@@ -120,7 +120,11 @@ class Algorithm1:
         gradients = [gradient.abs() for gradient in self.deltas.dense_gradients(loss_of)]
         return [
             grow_and_drop(
-                own, tile_scores(size, target.block), tile_scores(gradient, target.block), fraction
+                own,
+                tile_scores(size, target.block),
+                tile_scores(gradient, target.block),
+                fraction,
+                self.rule.choose,
             )
             for own, target, size, gradient in zip(kept, targets, sizes, gradients, strict=True)
         ]
@@ -128,6 +132,6 @@ class Algorithm1:
     def _random(self) -> list[Tensor]:
         source = torch.Generator().manual_seed(self.seed)
         return [
-            top(uniform(target.grid, source), self.rule.count(target))
+            self.rule.choose(uniform(target.grid, source), self.rule.count(target))
             for target in self.deltas.targets
         ]

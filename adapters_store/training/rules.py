@@ -4,14 +4,15 @@ Rules are for both ways to choose: again and again in training (Algorithm 1, sco
 or once before it (SHiRA's static masks, scores of the base).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from torch import Tensor
 
-from adapters_store.training.errors import InvalidRule
+from adapters_store.training.errors import InvalidRule, NothingSelected
 from adapters_store.training.selection import (
+    Choice,
     layer_drop,
     num_tiles,
     tile_scores,
@@ -24,6 +25,8 @@ from adapters_store.training.targets import Target
 LearnedScore = Literal["mcs", "cs", "gradient_magnitude", "weight_magnitude", "grow_and_drop"]
 StaticScore = Literal["struct", "random", "wm", "grad", "snip"]
 Scope = Literal["layer", "model", "row", "layer_drop"]
+# An exchange keeps each layer's count; a structure is one of whole rows.
+_SCOPES: Mapping[str, tuple[str, ...]] = {"grow_and_drop": ("layer", "row"), "struct": ("layer",)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +49,8 @@ class MaskRule:
             raise InvalidRule("score", self.score, "is unknown")
         if self.scope not in get_args(Scope):
             raise InvalidRule("scope", self.scope, "is unknown")
-        if self.score in ("grow_and_drop", "struct") and self.scope != "layer":
-            raise InvalidRule("scope", self.scope, f"{self.score} chooses in each layer")
+        if self.scope not in _SCOPES.get(self.score, get_args(Scope)):
+            raise InvalidRule("scope", self.scope, f"{self.score} has no such form")
 
     @property
     def is_static(self) -> bool:
@@ -55,8 +58,14 @@ class MaskRule:
         return self.score in get_args(StaticScore)
 
     def count(self, target: Target) -> int:
-        """Tiles to keep of `target`. Raises NothingSelected."""
-        return num_tiles(target.shape, self.keep_ratio, target.block)
+        """Tiles to keep of `target`, by rows as many in each. Raises NothingSelected."""
+        count = num_tiles(target.shape, self.keep_ratio, target.block)
+        if self.scope != "row":
+            return count
+        num_rows, _ = target.grid
+        if count < num_rows:
+            raise NothingSelected(self.keep_ratio, (target.block[0], target.shape[1]))
+        return count - count % num_rows
 
     def select(self, targets: Sequence[Target], scores: Sequence[Tensor]) -> list[Tensor]:
         """The selection of entry scores, one `[rows, in]` per target."""
@@ -72,5 +81,9 @@ class MaskRule:
             return top_global(tiles, sum(counts))
         if self.scope == "layer_drop":
             return layer_drop(tiles, counts)
-        choose = top_per_row if self.scope == "row" else top
-        return [choose(grid, count) for grid, count in zip(tiles, counts, strict=True)]
+        return [self.choose(grid, count) for grid, count in zip(tiles, counts, strict=True)]
+
+    @property
+    def choose(self) -> Choice:
+        """The choice in one layer."""
+        return top_per_row if self.scope == "row" else top

@@ -5,13 +5,14 @@ its flat, row-major index. Answers are int64 tile ids, sorted and unique. Pure f
 no model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from adapters_store.training.errors import InvalidRule, NothingSelected, ScoreNotFinite
 
+Choice = Callable[[Tensor, int], Tensor]  # (score, count) -> places
 INITIAL_DROP_FRACTION = 0.2  # the paper's gamma
 
 
@@ -60,8 +61,6 @@ def top_per_row(score: Tensor, count: int) -> Tensor:
     """`count // rows` in every (tile) row: the largest of each."""
     rows, columns = score.shape
     per_row = count // rows
-    if per_row == 0:
-        raise NothingSelected(count / score.numel(), (1, columns))
     _comparable(score)
     order = score.sort(dim=1, descending=True, stable=True).indices[:, :per_row]
     first = torch.arange(rows, device=score.device)[:, None] * columns
@@ -96,20 +95,23 @@ def drop_fraction(update: int, num_updates: int, gamma: float = INITIAL_DROP_FRA
     return gamma * (1 - update / num_updates)
 
 
-def grow_and_drop(kept: Tensor, size: Tensor, gradient: Tensor, fraction: float) -> Tensor:
+def grow_and_drop(
+    kept: Tensor, size: Tensor, gradient: Tensor, fraction: float, choose: Choice = top
+) -> Tensor:
     """RigL's exchange: of the `kept`, the `int(len * fraction)` smallest go, as many others come.
 
     `size` is |Ŵ| and decides what goes, `gradient` is |g| and decides what comes. Only places that
-    were not kept come, so nothing comes back in the exchange that it goes in.
+    were not kept come, so nothing comes back in the exchange that it goes in. `choose` is `top`,
+    or `top_per_row` where rows are balanced.
     """
-    is_kept = torch.zeros(size.numel(), dtype=torch.bool, device=size.device)
-    is_kept[kept] = True
+    is_kept = torch.zeros_like(size, dtype=torch.bool)
+    is_kept.view(-1)[kept] = True
     count = min(int(len(kept) * fraction), size.numel() - len(kept))
     low = torch.finfo(size.dtype).min
-    dropped = top(torch.where(is_kept, -_comparable(size), low), count)
-    grown = top(torch.where(is_kept, low, _comparable(gradient)), count)
-    is_kept[dropped], is_kept[grown] = False, True
-    return is_kept.nonzero().flatten()
+    dropped = choose(torch.where(is_kept, -size, low), count)
+    grown = choose(torch.where(is_kept, low, gradient), count)
+    is_kept.view(-1)[dropped], is_kept.view(-1)[grown] = False, True
+    return is_kept.view(-1).nonzero().flatten()
 
 
 def _comparable(score: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from training_models import (
 
 from adapters_store.training.algorithm1 import Algorithm1
 from adapters_store.training.errors import InvalidRule
-from adapters_store.training.rules import LearnedScore, MaskRule
+from adapters_store.training.rules import LearnedScore, MaskRule, Scope
 from adapters_store.training.trainable import LossOf, TrainableDeltas
 
 ACCUMULATION, RATE = 3, 0.05
@@ -67,6 +67,11 @@ class Run:
         self.optimizer.load_state_dict(optimizer)
         for weight, gradient in zip(self.deltas.parameters(), gradients, strict=True):
             weight.grad = gradient
+
+
+def selected(run: Run) -> tuple[Tensor, ...]:
+    assert run.deltas.selection is not None
+    return run.deltas.selection
 
 
 def rule(score: LearnedScore = "mcs", keep_ratio: float = 0.25, **scope: Any) -> MaskRule:
@@ -171,7 +176,7 @@ def test_one_shot_selects_once_on_the_first_micro_batch_after_the_dense_phase() 
     ):
         expected.append((weight * gradient).flatten().topk(8).indices.sort().values.tolist())
     run.micro_batch(loss_of)
-    assert [tiles.tolist() for tiles in run.deltas.selection or ()] == expected
+    assert [tiles.tolist() for tiles in selected(run)] == expected
     assert run.deltas.phase == "sparse"
 
 
@@ -185,7 +190,7 @@ def test_grow_and_drop_starts_at_random_and_exchanges_less_and_less() -> None:
         chosen = []
         for loss_of in lm_losses(run.deltas.model, 8):
             if run.micro_batch(loss_of):
-                chosen.append(set((run.deltas.selection or ())[0].tolist()))
+                chosen.append(set(selected(run)[0].tolist()))
         found.append(chosen)
     assert found[0] == found[1] != found[2]
     assert {len(mask) for mask in found[0]} == {3072}
@@ -193,12 +198,15 @@ def test_grow_and_drop_starts_at_random_and_exchanges_less_and_less() -> None:
     assert new == [int(3072 * 0.2 * (1 - t / 4)) for t in (1, 2, 3)]
 
 
-@pytest.mark.parametrize("scope", ["layer", "model", "row", "layer_drop"])
+@pytest.mark.parametrize(
+    ("score", "scope"),
+    [*(("mcs", scope) for scope in get_args(Scope)), ("grow_and_drop", "row")],
+)
 @pytest.mark.parametrize("block", [(1, 1), (1, 16), (16, 16)])
-def test_every_scope_keeps_the_ratio(scope: Any, block: Any) -> None:
-    chosen = rule(keep_ratio=0.25, scope=scope)
-    run = Run(tiny_causal_lm(), block, rule=chosen, dense_micro_batches=3, every=3)
-    for loss_of in lm_losses(run.deltas.model, 5):
+def test_every_scope_keeps_the_ratio(score: Any, scope: Any, block: Any) -> None:
+    chosen = rule(score, keep_ratio=0.25, scope=scope)
+    run = Run(tiny_causal_lm(), block, rule=chosen, dense_micro_batches=4, every=2)
+    for loss_of in lm_losses(run.deltas.model, 6):
         run.micro_batch(loss_of)
     kept = [values.numel() for values in run.deltas.values()]
     whole = 192 * 64 // 4
@@ -258,7 +266,8 @@ def test_schedule_that_cannot_select_is_refused(schedule: Any, field: str) -> No
         ({"keep_ratio": 1.5}, "keep_ratio"),
         ({"score": "magic"}, "score"),
         ({"scope": "planet"}, "scope"),
-        ({"score": "grow_and_drop", "scope": "row"}, "scope"),
+        ({"score": "grow_and_drop", "scope": "model"}, "scope"),
+        ({"score": "struct", "scope": "row"}, "scope"),
     ],
 )
 def test_rule_that_means_nothing_is_refused(fields: Any, field: str) -> None:

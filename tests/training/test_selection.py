@@ -55,9 +55,13 @@ def test_row_balanced_keeps_the_best_of_every_row(score: Tensor, per_row: int) -
     assert kept.tolist() == expected
 
 
-def test_row_balanced_needs_one_entry_for_every_row() -> None:
-    with pytest.raises(NothingSelected):
-        top_per_row(torch.zeros(4, 8), 3)
+def test_grow_and_drop_by_rows_keeps_rows_balanced() -> None:
+    size = torch.tensor([[1.0, 2.0, 0.0, 0.0], [9.0, 8.0, 0.0, 0.0]])
+    gradient = torch.tensor([[0.0, 0.0, 1.0, 2.0], [0.0, 0.0, 9.0, 8.0]])
+    kept = torch.tensor([0, 1, 4, 5])
+    assert grow_and_drop(kept, size, gradient, 0.5, top_per_row).tolist() == [1, 3, 4, 6]
+    assert grow_and_drop(kept, size, gradient, 0.5).tolist() == [4, 5, 6, 7]
+    assert grow_and_drop(kept, size, gradient, 0.49, top_per_row).tolist() == kept.tolist()
 
 
 @given(st.lists(scores(), min_size=1, max_size=4), st.integers(0, 40))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from training_models import lm_loss, tiny_causal_lm, token_batches
 
-from adapters_store.training.errors import InvalidRule
+from adapters_store.training.errors import InvalidRule, NothingSelected
 from adapters_store.training.rules import MaskRule
 from adapters_store.training.static_masks import disjoint_selection, static_selection
 from adapters_store.training.trainable import TrainableDeltas
@@ -96,3 +96,9 @@ def test_gradients_of_a_bf16_base_are_summed_in_fp32() -> None:
     gradients = deltas.base_gradients([lm_loss(model, ids) for ids in token_batches(3)])
     assert all(gradient.dtype == torch.float32 for gradient in gradients)
     assert not torch.equal(gradients[0], gradients[0].bfloat16().float())
+
+
+def test_ratio_that_keeps_no_entry_of_a_row_is_refused() -> None:
+    rule = MaskRule(score="wm", keep_ratio=0.01, scope="row")  # 0.64 of each row of 64
+    with pytest.raises(NothingSelected):
+        static_selection(TrainableDeltas(tiny_causal_lm()), rule, [])
