@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from adapters_store.tasks.table import Task
+    from adapters_store.tasks.task import Task
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 CAP = 40_000

@@ -6,7 +6,7 @@ Nothing is unpacked to disk. Knows nothing of what the members mean.
 import io
 import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 AR_MAGIC = b"!<arch>\n"
@@ -56,6 +56,22 @@ class Wheel(Mapping[str, bytes]):
 
     def __len__(self) -> int:
         return len(self._archive.namelist())
+
+
+class Joined(Mapping[str, bytes]):
+    """The members of several archives; of a name that occurs twice, the last one's."""
+
+    def __init__(self, archives: Iterable[Mapping[str, bytes]]) -> None:
+        self._where = {name: archive for archive in archives for name in archive}
+
+    def __getitem__(self, name: str) -> bytes:
+        return self._where[name][name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
 
 
 def tar_members(content: bytes) -> Mapping[str, bytes]:

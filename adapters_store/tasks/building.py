@@ -18,7 +18,7 @@ from adapters_store.tasks.packages import Package
 from adapters_store.tasks.questions import SEED
 from adapters_store.tasks.rows import SPLITS, Row, Split, file_of, to_jsonl
 from adapters_store.tasks.splitting import split_rows
-from adapters_store.tasks.table import Task
+from adapters_store.tasks.task import Task
 
 CAP = 40_000
 MANIFEST, LICENCES, OF_TASK = "manifest.json", "LICENCES.md", "task.json"

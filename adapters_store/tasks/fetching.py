@@ -8,7 +8,6 @@ what packages hold.
 import hashlib
 import subprocess
 import sys
-from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +16,7 @@ from tempfile import TemporaryDirectory
 from filelock import FileLock
 
 from adapters_store.tasks.apt_config import apt_config, index_files
-from adapters_store.tasks.archives import open_archive
+from adapters_store.tasks.archives import Joined, open_archive
 from adapters_store.tasks.errors import PackageCorrupt, PackageUnavailable
 from adapters_store.tasks.packages import Package, Registry
 
@@ -38,7 +37,7 @@ class Cache:
         Raises `PackageUnavailable` or `PackageCorrupt`.
         """
         paths = [self.obtain(package) for package in packages]
-        return ChainMap(*(dict(open_archive(path)) for path in paths if path is not None))
+        return Joined(open_archive(path) for path in paths if path is not None)
 
     def obtain(self, package: Package) -> Path | None:
         """Where the checked package lies; None for an installed library of the right version."""

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from adapters_store.tasks.table import Task
+from adapters_store.tasks.task import Task
 
-COLUMNS = ("task", "role", "metric", "split by", "rows expected", "made from", "licence", "hazards")
+COLUMNS = ("task", "role", "metric", "split by", "rows", "made from", "licence", "hazards")
 
 
 def markdown(tasks: Sequence[Task[Any]]) -> str:
@@ -17,7 +17,7 @@ def markdown(tasks: Sequence[Task[Any]]) -> str:
 def _task_line(task: Task[Any]) -> str:
     sources = ", ".join(map(str, task.packages))
     licence = task.licence if task.shareable else f"{task.licence} (rows not to be passed on)"
-    told = [task.role, task.metric, task.group, f"{task.expected:,}", sources, licence]
+    told = [task.role, task.metric, task.group, f"{task.num_rows:,}", sources, licence]
     return _line([f"`{task.name}`", *told, task.hazards])
 
 

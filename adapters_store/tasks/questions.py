@@ -5,7 +5,7 @@ on every machine and Python. Knows no task.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -32,9 +32,9 @@ def digest_number(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
 
 
-def shuffled(items: Iterable[T], *, salt: str) -> list[T]:
-    """`items` in an order that looks random; equal ones keep theirs."""
-    return sorted(items, key=lambda item: digest_number(salt, item))
+def shuffled(items: Iterable[T], *, salt: str, key: Callable[[T], object] = str) -> list[T]:
+    """`items` in an order that looks random but depends on `salt` and their keys alone."""
+    return sorted(items, key=lambda item: digest_number(salt, key(item)))
 
 
 def tidy(text: str) -> str:

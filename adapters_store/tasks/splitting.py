@@ -19,7 +19,8 @@ def split_rows(
     task: str, questions: Iterable[Question], *, balanced: bool, cap: int
 ) -> Mapping[Split, Sequence[Row]]:
     """At most `cap` rows on all sides together; on each side in a fixed random order."""
-    kept = shuffled(unique(filter(short, questions)), salt="order")
+    distinct = unique(filter(short, questions))
+    kept = shuffled(distinct, salt="order", key=lambda question: question.prompt)
     if balanced:
         kept = equally_many(kept)
     sides: dict[Split, list[Row]] = {split: [] for split in SPLITS}

@@ -54,7 +54,7 @@ def read_tweets(members: Mapping[str, bytes]) -> list[Rated]:
 def _ratings(members: Mapping[str, bytes], name: str) -> list[Rated]:
     lines = _text(members[f"{DATA}hutto_ICWSM_2014/{name}"]).splitlines()[1:]
     fields = (line.split("\t") for line in lines if line.count("\t") == 2)
-    return [Rated(float(rating), tidy(text)) for _, rating, text in fields]
+    return [Rated(float(rating), text.strip()) for _, rating, text in fields]
 
 
 def _text(content: bytes) -> str:

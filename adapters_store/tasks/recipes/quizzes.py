@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping
 from adapters_store.tasks.questions import Question, same_text, tidy
 
 FOLDER = "usr/share/games/bsdgames/quiz/"
-CAPITAL = "What is the capital of {}?"
 TEMPLATES = {
-    "province": CAPITAL,
-    "state": CAPITAL,
+    "province": "What is the capital of the Canadian province of {}?",
+    "state": "What is the capital of the US state of {}?",
     "babies": "Which animal's young is called a {}?",
     "collectives": "What is a group of {} called?",
     "elements": "Which chemical element has the symbol {}?",
@@ -65,7 +64,7 @@ def _trivia(members: Mapping[str, bytes]) -> Iterator[tuple[str, str]]:
     for name in TRIVIA_FILES:
         document = yaml.safe_load(members[f"{TRIVIA}{name}.yml"])
         for question, *answers in document["conversations"]:
-            if answers:
+            if answers and "capital of" not in question:
                 yield tidy(str(question)), tidy(str(answers[0]))
 
 
