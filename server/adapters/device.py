@@ -38,8 +38,8 @@ class DeviceAdapters:
 
     @property
     def num_pins(self) -> int:
-        """Leases that end with a request, summed over adapters."""
-        return sum(entry.pins - entry.holds for entry in self._entries.values())
+        """Leases that end with a request, summed over adapters; may be asked without the lock."""
+        return sum(entry.pins - entry.holds for entry in list(self._entries.values()))
 
     def __len__(self) -> int:
         return len(self._entries)

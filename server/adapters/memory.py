@@ -52,6 +52,8 @@ class AdapterMemory:
         self._claims: set[Claim] = set()
         self._queue: list[Claim] = []  # those of `_claims` that wait for room, oldest first
         self._drains: dict[str, Future[Freed]] = {}
+        self._is_admitting = False  # further down this thread's stack
+        self._is_to_admit = False
 
     # Leases
 
@@ -86,16 +88,29 @@ class AdapterMemory:
     def admit(self) -> None:
         """There may be room now: serve the claims that wait for it."""
         with self._lock:
-            blocked: Claim | None = None
-            for claim in list(self._queue):
-                if blocked is not None and blocked.passes >= MAX_PASSES:
-                    break
-                if claim not in self._claims:
-                    continue  # settled by one before it
-                if blocked is None:
-                    blocked = None if self._serve(claim) else claim
-                elif self._is_resident(claim):
-                    blocked.passes += self._serve(claim)
+            # Serving one may give or take room, and asks for this anew; it begins anew only here,
+            # or a long queue would be a deep recursion.
+            self._is_to_admit = True
+            if self._is_admitting:
+                return
+            self._is_admitting = True
+            try:
+                while self._is_to_admit:
+                    self._is_to_admit = False
+                    self._serve_queue()
+            finally:
+                self._is_admitting = False
+
+    def _serve_queue(self) -> None:
+        """Serve whom there is room for, until what was found out about it no longer holds."""
+        blocked: Claim | None = None
+        for claim in list(self._queue):
+            if self._is_to_admit or (blocked is not None and blocked.passes >= MAX_PASSES):
+                break
+            if blocked is None:
+                blocked = None if self._serve(claim) else claim
+            elif self._is_resident(claim):
+                blocked.passes += self._serve(claim)
 
     # What there is
 

@@ -3,8 +3,9 @@
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import pytest
-from memories import HOST_SIZE, LARGE, SIZE, Desk
+from memories import HOST_SIZE, LARGE, NAMES, SIZE, Desk
 
+from server.adapters.device import DeviceEntry
 from server.adapters.errors import AdapterMemoryFull, LeaseQueueFull
 from server.adapters.memory import MAX_PASSES
 from server.adapters.status import State
@@ -278,3 +279,40 @@ def test_threads_at_once_leave_nothing_behind() -> None:
 
 def _no_memory(*args: object) -> None:
     raise MemoryError
+
+
+def test_pins_are_counted_while_adapters_come_and_go() -> None:
+    desk = Desk()
+    leases = [desk.lease("a0"), desk.lease("b0")]
+
+    class Moving(DeviceEntry):
+        """Another thread pins an adapter just now."""
+
+        @property
+        def pins(self) -> int:  # type: ignore[override]
+            desk.memory.device._entries["c0"] = DeviceEntry("c0", 0)
+            return 1
+
+        @pins.setter
+        def pins(self, count: int) -> None:
+            pass
+
+    desk.memory.device._entries["a0"] = Moving("a0", SIZE)
+    assert desk.memory.device.num_pins == len(leases)
+
+
+def test_all_of_a_long_queue_are_served_though_everything_was_evicted_meanwhile() -> None:
+    names = NAMES[:170]
+    desk = Desk(device_bytes=(len(names) + 1) * SIZE)
+    desk.touch(names)
+    held = desk.lease("h23")
+    head = desk.ask(*names, "h22")
+    asked = [desk.ask(name, "h24") for name in names]
+    desk.pool.run()
+    assert not head.done()
+    desk.memory.give_way(len(names) * SIZE)
+    head.cancel()
+    held.release()
+    desk.pool.run()
+    for lease in asked:
+        lease.result(0).release()

@@ -260,7 +260,7 @@ def test_a_deletion_is_whole_though_what_is_to_be_pinned_then_is_damaged(
     second = tight.publish("n", seed=2)
     with tight.http() as http:
         pin(http, "n")
-        blobs = tight.services.store._blobs
+        blobs: Any = tight.services.store._blobs
         blobs.path(first).write_bytes(b"damaged")
         gone = http.delete(f"/v1/adapters/{second}")
         assert gone.status_code == 200
