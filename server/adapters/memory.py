@@ -192,6 +192,8 @@ class AdapterMemory:
                 claim.fetched.update(zip((s.digest for s in sources), fetched, strict=True))
                 insort(self._queue, claim, key=lambda waiting: waiting.number)
                 self.admit()
+            for behind in self._queue[1:]:
+                behind.fetched.clear()  # the host's budget says what is kept until its turn comes
 
     def _serve(self, claim: Claim) -> bool:
         """Settle a claim, one way or the other; False if it has to wait for room."""

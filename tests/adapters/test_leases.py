@@ -316,3 +316,29 @@ def test_all_of_a_long_queue_are_served_though_everything_was_evicted_meanwhile(
     desk.pool.run()
     for lease in asked:
         lease.result(0).release()
+
+
+def test_those_who_wait_for_room_keep_no_more_than_the_host_may() -> None:
+    desk = Desk(device_bytes=SIZE, host_bytes=2 * HOST_SIZE)
+    held = desk.lease("a0")
+    asked = [desk.ask(name) for name in NAMES[1:21]]
+    desk.pool.run()
+    assert desk.memory.num_waiting == len(asked)
+    assert sum(len(claim.fetched) for claim in desk.memory._claims) <= 1
+    held.release()
+    for lease in asked:
+        desk.pool.run()
+        lease.result(0).release()
+    desk.memory.check_integrity()
+
+
+@pytest.mark.parametrize("host_bytes", [1, HOST_SIZE])
+def test_what_no_host_keeps_is_served_in_turn(host_bytes: int) -> None:
+    desk = Desk(device_bytes=2 * SIZE, host_bytes=host_bytes)
+    held = desk.lease("a0", "b0")
+    asked = [desk.ask(*pair) for pair in (("c0", "d0"), ("e0",), ("c0", "e0"), ("f0", "a0"))]
+    desk.pool.run()
+    held.release()
+    for lease in asked:
+        desk.pool.run()
+        lease.result(0).release()
