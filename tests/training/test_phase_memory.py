@@ -3,11 +3,12 @@
 import gc
 import weakref
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from training_models import (
     backward,
@@ -19,8 +20,50 @@ from training_models import (
     train,
 )
 
-from adapters_store.training.memory import saved_bytes, training_bytes
-from adapters_store.training.trainable import TrainableDeltas
+from adapters_store.training.trainable import LossOf, TrainableDeltas
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingBytes:
+    """Bytes of the deltas (with masks and places), of their gradients and of optimizer state."""
+
+    deltas: int
+    gradients: int
+    optimizer: int
+
+    @property
+    def total(self) -> int:
+        return self.deltas + self.gradients + self.optimizer
+
+
+def training_bytes(deltas: TrainableDeltas, optimizer: torch.optim.Optimizer) -> TrainingBytes:
+    """What is held now; gradients are counted as they are while a step is made."""
+    states = [entry for state in optimizer.state.values() for entry in state.values()]
+    return TrainingBytes(
+        deltas.num_bytes,
+        sum(weight.nbytes for weight in deltas.parameters()),
+        sum(entry.nbytes for entry in states if isinstance(entry, Tensor)),
+    )
+
+
+def saved_bytes(loss_of: LossOf, model: nn.Module) -> int:
+    """Bytes that autograd keeps from a forward pass of `model` for the backward pass.
+
+    Each piece of memory counts once, and not at all if it is the model's own, which is held anyway.
+    """
+    own = [*model.parameters(), *model.buffers()]
+    held = {tensor.untyped_storage().data_ptr() for tensor in own}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in held:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss_of()
+    return sum(kept.values())
 
 
 def test_nothing_dense_outlives_the_switch() -> None:
