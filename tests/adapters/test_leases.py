@@ -289,7 +289,7 @@ def test_pins_are_counted_while_adapters_come_and_go() -> None:
         """Another thread pins an adapter just now."""
 
         @property
-        def pins(self) -> int:  # type: ignore[override]
+        def pins(self) -> int:
             desk.memory.device._entries["c0"] = DeviceEntry("c0", 0)
             return 1
 
