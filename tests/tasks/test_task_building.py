@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from task_sources import Excerpts
 
+from adapters_store.tasks import building
 from adapters_store.tasks.building import build
 from adapters_store.tasks.errors import (
     PackageUnavailable,
@@ -95,6 +96,19 @@ def test_tasks_built_earlier_stay_in_the_manifest(tmp_path: Path) -> None:
         build(named([name]), tmp_path, Excerpts())
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert list(manifest["tasks"]) == ["sentiment_yelp", "verb_forms"]
+
+
+def test_a_folder_that_was_written_in_part_is_not_taken_for_whole(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(rows: Any) -> bytes:
+        raise KeyboardInterrupt
+
+    build(named(["verb_forms"]), tmp_path, Excerpts())
+    monkeypatch.setattr(building, "to_jsonl", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build(named(["verb_forms"]), tmp_path, Excerpts())
+    assert not (tmp_path / "verb_forms" / "task.json").exists()
 
 
 def test_unknown_tasks_are_refused() -> None:
