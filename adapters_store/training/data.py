@@ -48,14 +48,18 @@ def read_rows(path: Path) -> list[Row]:
 
 def _json_lines(path: Path) -> Iterator[Any]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                yield _parsed(path, number, line)
     except (OSError, UnicodeDecodeError) as error:
         raise DataRefused(path, str(error)) from error
-    for number, line in enumerate(lines, start=1):
-        try:
-            yield json.loads(line)
-        except ValueError as error:
-            raise DataRefused(path, f"row {number}: {error}") from error
+
+
+def _parsed(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise DataRefused(path, f"row {number}: {error}") from error
 
 
 def _saved_dataset(path: Path) -> Iterator[Any]:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 
 from adapters_store.training.answers import answer_loss, answers, mean_loss, rouge_l
 from adapters_store.training.config import TrainConfig
@@ -153,6 +153,12 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]  # transformers tells mypy 
         limits = (self.config.max_answer_tokens, self.config.batch)
         texts = answers(self.model, validation.tokenizer, prompts, *limits)
         return rouge_l(zip(texts, validation.targets, strict=True))
+
+    def take_over(self, state: TrainerState) -> None:
+        """Be where a run ended that was loaded, with its best state if that is what is kept."""
+        self.state = state
+        if self.config.best_by != "last" and state.best_model_checkpoint is not None:
+            self._load_best_model()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """The adapter's state, instead of a whole model."""

@@ -159,16 +159,20 @@ def whole_model(model: Any) -> str:
     return rf"(?!{re.escape(name)}$).*"
 
 
-def read_start(path: Path, base: BaseIdentity | None) -> SparseAdapter:
-    """The adapter that training goes on from; StartRefused if `base` is not its base."""
+def read_start(path: Path) -> SparseAdapter:
+    """The adapter that training goes on from."""
     try:
-        adapter = files.read(path)
+        return files.read(path)
     except (OSError, AdapterRefused) as error:
         raise StartRefused(f"{path}: {error}") from error
-    for layer, digest in adapter.base.items() if base else ():
-        if base is None or layer not in base.layers or base.layers[layer].digest != digest:
-            raise StartRefused(f"{path}: {layer} is of another base")
-    return adapter
+
+
+def check_start(start: SparseAdapter, base: BaseIdentity) -> None:
+    """Raise StartRefused if `start` is for other weights of a layer that `base` has."""
+    for layer, digest in start.base.items():
+        known = base.layers.get(layer)
+        if known is not None and known.digest != digest:
+            raise StartRefused(f"{layer} is of another base")
 
 
 def is_fixed(config: TrainConfig) -> bool:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import TrainerState, TrainingArguments
 
 from adapters_store.training.config import TrainConfig
 from adapters_store.training.failures import ConfigRefused
 
-TRAINED = "trained.pt"
+STATE, TRAINED = "trainer_state.json", "trained.pt"
 
 
 class Schedule:
@@ -72,20 +72,33 @@ def arguments(config: TrainConfig, schedule: Schedule, device: torch.device) -> 
     )
 
 
+def is_over(state: TrainerState, config: TrainConfig) -> bool:
+    """Whether a run has come to its end, by its steps or by its patience."""
+    best = state.best_global_step or 0
+    later = [e for e in state.log_history if "eval_loss" in e and e["step"] > best]
+    out_of_patience = config.patience is not None and len(later) >= config.patience
+    return out_of_patience or state.global_step >= state.max_steps
+
+
+def load_state(directory: Path) -> TrainerState:
+    """How far the run of a checkpoint had come."""
+    return TrainerState.load_from_json(str(directory / STATE))
+
+
 def checkpoints(config: TrainConfig) -> Path:
     return config.output / "checkpoints"
 
 
 def last_checkpoint(config: TrainConfig) -> Path | None:
     """The latest whole checkpoint of earlier runs with this output."""
-    found = (path.parent for path in checkpoints(config).glob("checkpoint-*/trainer_state.json"))
+    found = (path.parent for path in checkpoints(config).glob(f"checkpoint-*/{STATE}"))
     whole = [directory for directory in found if _is_whole(directory)]
     return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
 def _is_whole(directory: Path) -> bool:
     try:
-        json.loads((directory / "trainer_state.json").read_text())
+        json.loads((directory / STATE).read_text())
     except ValueError:
         return False
     return True

@@ -27,6 +27,7 @@ from adapters_store.training.failures import Interrupted, OtherRun
 from adapters_store.training.loop import AdapterTrainer, Validation
 from adapters_store.training.methods import (
     Method,
+    check_start,
     fixed,
     full,
     is_fixed,
@@ -39,7 +40,9 @@ from adapters_store.training.schedule import (
     Schedule,
     arguments,
     checkpoints,
+    is_over,
     last_checkpoint,
+    load_state,
     load_trained,
 )
 from adapters_store.training.trainable import LossOf
@@ -98,10 +101,12 @@ def run(model: Any, data: TrainData, config: TrainConfig, base: BaseIdentity | N
     )
     rows = [encoder(row) for row in data.rows]
     schedule = Schedule(config, len(rows))
-    start = read_start(config.start_from, base) if config.start_from else None
+    start = read_start(config.start_from) if config.start_from else None
     method = _method(model, config, schedule, start)
     try:
         known = base or method.loaded_base(config.base.resolve().name)
+        if start is not None:
+            check_start(start, known)
         lineage = _lineage(data, config, known, start)
         checkpoint = _prepare(config, lineage)
         if checkpoint is None:
@@ -215,10 +220,13 @@ def _trainer(
 
 
 def _loop(trainer: AdapterTrainer, checkpoint: Path | None, config: TrainConfig) -> None:
+    """To the end of the run, from `checkpoint` if there is one; nothing if that is the end."""
+    if checkpoint is not None and is_over(load_state(checkpoint), config):
+        trainer.take_over(load_state(checkpoint))
+        return
     stop = StopSignal()
     trainer.add_callback(stop)
     with stop.caught():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    step, steps = trainer.state.global_step, trainer.state.max_steps
-    if stop.requested and step < steps:
-        raise Interrupted(config.output, step, steps)
+    if stop.requested and not is_over(trainer.state, config):
+        raise Interrupted(config.output, trainer.state.global_step, trainer.state.max_steps)
