@@ -21,7 +21,7 @@ def main() -> None:
         if seen[0] == at:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    DeltaMethod.after_micro_batch = signalled  # type: ignore[method-assign]
+    DeltaMethod.after_micro_batch = signalled  # type: ignore[method-assign,assignment]
     torch.set_num_threads(1)
     train(["--config", file])
 

@@ -154,5 +154,5 @@ def test_file_that_is_no_adapter_is_refused(tiny_base: Path, tmp_path: Path) -> 
     config = small_config(
         tiny_base, tmp_path, "mask_of_start", start_from=tmp_path / "x.safetensors"
     )
-    with pytest.raises(StartRefused, match="x.safetensors"):
+    with pytest.raises(StartRefused, match=r"x\.safetensors"):
         run(load(tiny_base), TrainData(None, []), config)

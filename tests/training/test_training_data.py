@@ -70,7 +70,7 @@ def test_batch_names_the_place_before_each_answer_token() -> None:
     batch = collate(rows)
     picked = batch["input_ids"][batch["row"], batch["column"]].tolist()
     expected = [row.prompt[-1:] + row.answer[:-1] for row in rows]
-    assert picked == sum(expected, [])
+    assert picked == [token for tokens in expected for token in tokens]
     assert batch["target"].tolist() == rows[0].answer + rows[1].answer
     lengths = [len(row.prompt) + len(row.answer) - 1 for row in rows]
     assert batch["attention_mask"].sum(1).tolist() == lengths
