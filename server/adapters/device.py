@@ -47,15 +47,19 @@ class DeviceAdapters:
     def find(self, digest: str) -> DeviceEntry | None:
         return self._entries.get(digest)
 
-    def pin(self, entry: DeviceEntry, *, hold: bool = False) -> None:
-        entry.pins += 1
-        entry.holds += hold
-        self._entries.move_to_end(entry.digest)
+    def pin(self, entries: Sequence[DeviceEntry], *, hold: bool = False) -> None:
+        """Keep entries where they are, once more each."""
+        for entry in entries:
+            entry.pins += 1
+            entry.holds += hold
+            self._entries.move_to_end(entry.digest)
 
-    def unpin(self, entry: DeviceEntry, *, hold: bool = False) -> None:
-        entry.pins -= 1
-        entry.holds -= hold
-        assert entry.pins >= entry.holds >= 0, f"{entry.digest} is let go more often than pinned"
+    def unpin(self, entries: Sequence[DeviceEntry], *, hold: bool = False) -> None:
+        """Take a pin back."""
+        for entry in entries:
+            entry.pins -= 1
+            entry.holds -= hold
+            assert entry.pins >= entry.holds >= 0, f"{entry.digest} has no pin to be taken back"
 
     def add(self, sizes: Mapping[str, int]) -> list[DeviceEntry] | None:
         """New entries with their room taken, idle ones evicted for it; None where there is none.

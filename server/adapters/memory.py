@@ -3,31 +3,25 @@
 A lease keeps all adapters of one request on the device. It is asked for by digest; what is missing
 is loaded to the host at once, whether or not the device has room (so a queued request finds it
 there), and laid out on the device when its turn comes. Nobody waits in a thread of their own.
-
-Order: first come, first served among those that are loaded to the host. While the first one waits
-for room, those that need none (all of theirs is resident) may pass it, `MAX_PASSES` times; then
-nobody does until it is served.
+Whose turn it is, is for `waiting.py` to say.
 """
 
-from bisect import insort
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager
-from itertools import count
 from typing import Any
 
 from server.adapters.claims import AdapterLease, Claim, Fetched, give
 from server.adapters.delta import ResidentAdapter, make_resident, resident_bytes
 from server.adapters.device import DeviceAdapters, DeviceEntry
-from server.adapters.errors import AdapterMemoryError, LeaseQueueFull
+from server.adapters.errors import AdapterMemoryError
 from server.adapters.futures import when_all
 from server.adapters.host import HostAdapters
 from server.adapters.sources import Loaded, Source
 from server.adapters.status import Freed, MemoryStatus, State
 from server.adapters.trim import release_free_memory
+from server.adapters.waiting import WaitingClaims
 from server.kernels.interface import Kernels
-
-MAX_PASSES = 64
 
 
 class AdapterMemory:
@@ -47,13 +41,8 @@ class AdapterMemory:
         self._kernels = kernels
         self._pool = pool
         self._lock = lock
-        self._max_waiting = max_waiting
-        self._numbers = count()
-        self._claims: set[Claim] = set()
-        self._queue: list[Claim] = []  # those of `_claims` that wait for room, oldest first
+        self._waiting = WaitingClaims(max_waiting)
         self._drains: dict[str, Future[Freed]] = {}
-        self._is_admitting = False  # further down this thread's stack
-        self._is_to_admit = False
 
     # Leases
 
@@ -64,11 +53,8 @@ class AdapterMemory:
         with AdapterMemoryFull, or with what loading an adapter raises; nothing stays pinned then.
         Raises LeaseQueueFull.
         """
-        claim = Claim(next(self._numbers), sources, hold)
         with self._lock:
-            if len(self._claims) >= self._max_waiting:
-                raise LeaseQueueFull(self._max_waiting)
-            self._claims.add(claim)
+            claim = self._waiting.add(sources, hold=hold)
         claim.lease.add_done_callback(lambda lease: self._give_up(claim, lease))
         self._fetch(claim)
         return claim.lease
@@ -88,29 +74,7 @@ class AdapterMemory:
     def admit(self) -> None:
         """There may be room now: serve the claims that wait for it."""
         with self._lock:
-            # Serving one may give or take room, and asks for this anew; it begins anew only here,
-            # or a long queue would be a deep recursion.
-            self._is_to_admit = True
-            if self._is_admitting:
-                return
-            self._is_admitting = True
-            try:
-                while self._is_to_admit:
-                    self._is_to_admit = False
-                    self._serve_queue()
-            finally:
-                self._is_admitting = False
-
-    def _serve_queue(self) -> None:
-        """Serve whom there is room for, until what was found out about it no longer holds."""
-        blocked: Claim | None = None
-        for claim in list(self._queue):
-            if self._is_to_admit or (blocked is not None and blocked.passes >= MAX_PASSES):
-                break
-            if blocked is None:
-                blocked = None if self._serve(claim) else claim
-            elif self._is_resident(claim):
-                blocked.passes += self._serve(claim)
+            self._waiting.serve(self._serve, self._is_resident)
 
     # What there is
 
@@ -121,7 +85,7 @@ class AdapterMemory:
             return MemoryStatus(
                 state=self._state(digest, entry),
                 pins=entry.pins if entry is not None else 0,
-                waiting=self._num_claims(digest),
+                waiting=self._waiting.num_of(digest),
                 host_bytes=self.host.bytes_of(digest),
                 device_bytes=entry.num_bytes if entry is not None else 0,
             )
@@ -129,14 +93,14 @@ class AdapterMemory:
     @property
     def num_waiting(self) -> int:
         """Leases asked for and not yet given."""
-        return len(self._claims)
+        return len(self._waiting)
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless the books of both tiers add up."""
         with self._lock:
             self.device.check_integrity()
             assert self.host.num_bytes <= self.host.max_bytes
-            assert self._claims >= set(self._queue), "a claim waits that is not known"
+            self._waiting.check_integrity()
 
     # The way out
 
@@ -153,7 +117,7 @@ class AdapterMemory:
             # Pins went before the drain began: one that is there is of the same content, come back.
             is_kept = entry is not None and entry.holds > 0
             is_used = entry is not None and entry.pins > entry.holds
-            if is_used or (self._num_claims(digest) > 0 and not is_kept):
+            if is_used or (self._waiting.num_of(digest) > 0 and not is_kept):
                 continue
             freed = Freed(0, 0) if is_kept else self._drop(digest, entry)
             draining = self._drains.pop(digest)
@@ -188,17 +152,16 @@ class AdapterMemory:
         loaded = (future.result() for future in fetching)
         fetched = [Fetched(each, resident_bytes(each, self._kernels)) for each in loaded]
         with self._lock:
-            if claim in self._claims:
+            if claim in self._waiting:
                 claim.fetched.update(zip((s.digest for s in sources), fetched, strict=True))
-                insort(self._queue, claim, key=lambda waiting: waiting.number)
+                self._waiting.line_up(claim)
                 self.admit()
-            for behind in self._queue[1:]:
-                behind.fetched.clear()  # the host's budget says what is kept until its turn comes
+            self._waiting.drop_fetched()
 
     def _serve(self, claim: Claim) -> bool:
         """Settle a claim, one way or the other; False if it has to wait for room."""
         if not all(self._is_at_hand(claim, source) for source in claim.sources):
-            self._queue.remove(claim)
+            self._waiting.step_out(claim)
             self._fetch(claim)  # something was evicted while it waited
             return True
         try:
@@ -221,12 +184,12 @@ class AdapterMemory:
         }
         needed = sum(sizes.values()) + sum(entry.num_bytes for entry in entries)
         self.device.check_possible(claim.digests, needed)
-        self._pin(entries, claim.hold)
+        self.device.pin(entries, hold=claim.hold)
         added = self.device.add(sizes)
         if added is None:
-            self._unpin(entries, claim.hold)
+            self.device.unpin(entries, hold=claim.hold)
             return None
-        self._pin(added, claim.hold)
+        self.device.pin(added, hold=claim.hold)
         self.device.counts.hits += len(entries)
         for entry in added:
             self._pool.submit(self._lay_out, entry, claim.fetched[entry.digest].adapter)
@@ -256,17 +219,9 @@ class AdapterMemory:
 
     def _release(self, entries: Sequence[DeviceEntry], hold: bool) -> None:
         with self._lock:
-            self._unpin(entries, hold)
+            self.device.unpin(entries, hold=hold)
             self._finish_drains([entry.digest for entry in entries])
             self.admit()
-
-    def _pin(self, entries: Sequence[DeviceEntry], hold: bool) -> None:
-        for entry in entries:
-            self.device.pin(entry, hold=hold)
-
-    def _unpin(self, entries: Sequence[DeviceEntry], hold: bool) -> None:
-        for entry in entries:
-            self.device.unpin(entry, hold=hold)
 
     def _fail(self, claim: Claim, error: BaseException) -> None:
         with self._lock:
@@ -282,10 +237,7 @@ class AdapterMemory:
                 self.admit()
 
     def _forget(self, claim: Claim) -> None:
-        self._claims.discard(claim)
-        claim.fetched.clear()  # its future keeps the claim
-        if claim in self._queue:
-            self._queue.remove(claim)
+        self._waiting.forget(claim)
         self._finish_drains(sorted(claim.digests))
 
     def _is_at_hand(self, claim: Claim, source: Source) -> bool:
@@ -294,15 +246,12 @@ class AdapterMemory:
     def _is_resident(self, claim: Claim) -> bool:
         return all(self.device.find(source.digest) is not None for source in claim.sources)
 
-    def _num_claims(self, digest: str) -> int:
-        return sum(digest in claim.digests for claim in self._claims)
-
     def _state(self, digest: str, entry: DeviceEntry | None) -> State:
         if digest in self._drains:
             return State.DRAINING
         if entry is not None and entry.loaded.done():
             return State.READY
-        if entry is not None or self.host.is_loading(digest) or self._num_claims(digest):
+        if entry is not None or self.host.is_loading(digest) or self._waiting.num_of(digest):
             return State.LOADING
         return State.STORED
 

@@ -7,8 +7,8 @@ from memories import HOST_SIZE, LARGE, NAMES, SIZE, Desk
 
 from server.adapters.device import DeviceEntry
 from server.adapters.errors import AdapterMemoryFull, LeaseQueueFull
-from server.adapters.memory import MAX_PASSES
 from server.adapters.status import State
+from server.adapters.waiting import MAX_PASSES
 
 
 def test_leased_adapter_is_loaded_once_and_kept() -> None:
@@ -324,7 +324,7 @@ def test_those_who_wait_for_room_keep_no_more_than_the_host_may() -> None:
     asked = [desk.ask(name) for name in NAMES[1:21]]
     desk.pool.run()
     assert desk.memory.num_waiting == len(asked)
-    assert sum(len(claim.fetched) for claim in desk.memory._claims) <= 1
+    assert sum(len(claim.fetched) for claim in desk.memory._waiting._claims) <= 1
     held.release()
     for lease in asked:
         desk.pool.run()
