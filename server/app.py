@@ -14,9 +14,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from starlette.exceptions import HTTPException
 
 import server
-from adapters_store.errors import StoreError
 from server.adapters.background import start_pool
-from server.adapters.errors import AdapterMemoryError
 from server.adapters.merged import MergedAdapters
 from server.adapters.pins import PinnedNames
 from server.adapters.sources import PrototypesOf
@@ -66,7 +64,9 @@ def create_app(settings: Settings, report: Report = logger.info) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services.engine.start()
         services.merged.warm_up()
-        await _pin_names(services)
+        services.pins.start()
+        for name in services.store.registry.pinned_names():
+            await services.pins.keep(name)
         services.jobs.start()
         yield
         services.jobs.stop()
@@ -111,6 +111,7 @@ def build_services(settings: Settings, report: Report) -> Services:
     config = runtime.engine.config
     quiet = start_pool("merges", 1, niceness=MERGE_NICENESS)
     merged = MergedAdapters(merger.merge, merger.predict, store.load, quiet)
+    pins = PinnedNames(runtime.memory, runtime.source, store.registry.pinned_digests)
     registry = _metrics(runtime, merged, base_name)
     return Services(
         base_name=base_name,
@@ -127,10 +128,10 @@ def build_services(settings: Settings, report: Report) -> Services:
         prototypes=lambda source: PrototypesOf(source, runtime.memory.host.fetch, quiet),
         merged=merged,
         smallest_layer=min(math.prod(layer.shape) for layer in store.base.layers.values()),
-        pins=PinnedNames(runtime.memory, runtime.source, store.registry.pinned_digests),
+        pins=pins,
         leaving={},
         merger=merger,
-        jobs=open_jobs(settings, store, merger),
+        jobs=open_jobs(settings, store, merger, pins.keep_soon),
         engine=EngineLoop(runtime.engine),
         metrics=RequestMetrics(registry),
         render_metrics=lambda: render(registry),
@@ -159,15 +160,6 @@ def _description(base_name: str, runtime: Runtime) -> dict[str, str]:
         "device": str(runtime.device),
         "torch": torch.__version__,
     }
-
-
-async def _pin_names(services: Services) -> None:
-    """Load what is pinned; a name that cannot be kept on this device is said, and served anyway."""
-    for name in services.store.registry.pinned_names():
-        try:
-            await services.pins.refresh(name)
-        except (AdapterMemoryError, StoreError) as error:
-            logger.warning("%s is pinned, but stays off the device: %s", name, error)
 
 
 def _open_base(settings: Settings, report: Report) -> Checkpoint:

@@ -71,9 +71,14 @@ def open_merger(settings: Settings, store: AdapterStore) -> Merger:
     return Merger(store.open_reader, store.base, limits, settings.max_merge_cache_bytes)
 
 
-def open_jobs(settings: Settings, store: AdapterStore, merger: Merger) -> JobWorker:
-    """The worker of this data directory, which every kind of job has its handler in."""
-    handlers = {merges.KIND: merges.MergeJobs(store, merger)}
+def open_jobs(
+    settings: Settings, store: AdapterStore, merger: Merger, published: Callable[[str], None]
+) -> JobWorker:
+    """The worker of this data directory, which every kind of job has its handler in.
+
+    `published` hears of every name that a job gave a version to.
+    """
+    handlers = {merges.KIND: merges.MergeJobs(store, merger, published)}
     name = f"{socket.gethostname()}:{settings.data_dir.absolute()}"
     return JobWorker(JobStore(store.registry.database), handlers, name)
 

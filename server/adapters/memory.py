@@ -111,6 +111,12 @@ class AdapterMemory:
             self._finish_drains([digest])
         return draining
 
+    def keep(self, digest: str) -> None:
+        """The same content was published anew: whatever drains of it stays."""
+        with self._lock:
+            if (draining := self._drains.pop(digest, None)) is not None:
+                draining.set_result(Freed(0, 0))
+
     def _finish_drains(self, digests: Sequence[str]) -> None:
         for digest in self._drains.keys() & set(digests):
             entry = self.device.find(digest)

@@ -6,17 +6,21 @@ they start.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from weakref import WeakValueDictionary
 
+from adapters_store.errors import StoreError
 from server.adapters.claims import AdapterLease, given
-from server.adapters.errors import AdapterMemoryFull
+from server.adapters.errors import AdapterMemoryError, AdapterMemoryFull
 from server.adapters.memory import AdapterMemory
 from server.adapters.sources import Source
 
+logger = logging.getLogger(__name__)
+
 
 class PinnedNames:
-    """Leases without an end, by name. `refresh` after every change of a name."""
+    """Leases without an end, by name. `keep`, or `refresh`, after every change of a name."""
 
     def __init__(
         self,
@@ -30,6 +34,26 @@ class PinnedNames:
         self._wanted = wanted
         self._leases: dict[str, tuple[frozenset[str], AdapterLease]] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self) -> None:
+        """From now on the running event loop is where names are kept."""
+        self._loop = asyncio.get_running_loop()
+
+    def keep_soon(self, name: str) -> None:
+        """`keep` from any thread; answers at once."""
+        assert self._loop is not None, "names change before the start"
+        asyncio.run_coroutine_threadsafe(self.keep(name), self._loop)
+
+    async def keep(self, name: str) -> None:
+        """Have on the device what `name` now stands for, if it is pinned.
+
+        What does not fit, or cannot be loaded, is said and served unpinned.
+        """
+        try:
+            await self.refresh(name)
+        except (AdapterMemoryError, StoreError) as error:
+            logger.warning("%s is pinned, but stays off the device: %s", name, error)
 
     async def refresh(self, name: str) -> None:
         """Pin what `name` now stands for, and let go of what it stood for.

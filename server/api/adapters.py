@@ -13,7 +13,6 @@ from adapters_store.names import parse_reference
 from adapters_store.registry import AdapterRecord, Filter, NameState
 from server.adapters.composition import prototypes_id
 from server.adapters.status import Freed, State
-from server.api.pinning import keep_pinned
 from server.api.services import Services, ServicesDep
 from server.errors import BadRequest, shown
 
@@ -83,7 +82,7 @@ async def delete_adapter(
     """
     deleted = await run_in_threadpool(services.store.delete, reference, force=force)
     for name in {record.name for record in deleted.records}:
-        await keep_pinned(name, services)
+        await services.pins.keep(name)
     drains = [drain for record in deleted.unused for drain in _drain(record, services)]
     done, pending = await asyncio.wait(drains, timeout=wait) if drains else (set(), set())
     freed = [drain.result() for drain in done]

@@ -13,7 +13,6 @@ from adapters_store.registry import Change, NameState
 from server.adapters.errors import AdapterMemoryError
 from server.api.adapters import aliases_json, record_json
 from server.api.members import MAX_WEIGHT
-from server.api.pinning import keep_pinned
 from server.api.schemas import one_of
 from server.api.services import Services, ServicesDep, require_json
 from server.errors import BadRequest
@@ -61,7 +60,10 @@ async def change_adapter(reference: str, body: ChangeBody, services: ServicesDep
     aliases = {alias: _weights(target) for alias, target in body.aliases.items()}
     change = Change(aliases, body.pinned, body.metadata)
     state = await run_in_threadpool(services.store.registry.change, reference, change)
-    await (_pin if body.pinned else keep_pinned)(state.name, services)
+    if body.pinned:
+        await _pin(state.name, services)
+    else:
+        await services.pins.keep(state.name)
     return JSONResponse(name_json(state))
 
 
@@ -69,7 +71,7 @@ async def change_adapter(reference: str, body: ChangeBody, services: ServicesDep
 async def roll_back(name: str, body: RollbackBody, services: ServicesDep) -> JSONResponse:
     """Return an alias to what it stood for before its last move."""
     state = await run_in_threadpool(services.store.registry.roll_back, name, body.alias)
-    await keep_pinned(state.name, services)
+    await services.pins.keep(state.name)
     return JSONResponse(name_json(state))
 
 

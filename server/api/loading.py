@@ -20,7 +20,6 @@ from adapters_store.names import check_digest, check_name, parse_reference
 from adapters_store.registry import AdapterRecord, Publication
 from server.api.adapters import delete_adapter
 from server.api.aliases import ChangeBody, change_adapter
-from server.api.pinning import keep_pinned
 from server.api.services import Services, ServicesDep, require_json
 from server.api.uploads import SUBRESOURCES
 from server.errors import BadRequest, NotLoaded
@@ -129,7 +128,7 @@ async def _load(body: LoadBody, services: Services) -> None:
     if body.pinned:
         await change_adapter(body.lora_name, ChangeBody(pinned=True), services)
     else:
-        await keep_pinned(body.lora_name, services)
+        await services.pins.keep(body.lora_name)
 
 
 def _publish(body: LoadBody, services: Services) -> None:

@@ -12,7 +12,6 @@ from starlette.types import Receive, Scope, Send
 
 from server.api.adapters import record_json
 from server.api.multipart import FormReader, boundary_of
-from server.api.pinning import keep_pinned
 from server.api.services import ServicesDep
 from server.api.stats import effect_json
 from server.errors import BadRequest, ClientGone, shown
@@ -37,8 +36,10 @@ async def upload_adapter(
         result = await run_in_threadpool(
             store.ingest, path, name, metadata, signature=form.get("signature"), dry_run=dry_run
         )
+    if not dry_run:
+        services.memory.keep(result.record.digest)
     if result.created and not dry_run:
-        await keep_pinned(name, services)
+        await services.pins.keep(name)
     body = {**record_json(result.record), "effect": effect_json(result.adapter_effect)}
     return JSONResponse(body, status_code=201 if result.created and not dry_run else 200)
 

@@ -4,7 +4,7 @@ A request holds the name, the recipe's text and the metadata. Recipes name adapt
 job that is done again makes the same version.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from adapters_store.errors import AdapterNotFound, InvalidMerge
@@ -21,8 +21,11 @@ KIND = "merge"
 class MergeJobs:
     """The handler: merges and publishes."""
 
-    def __init__(self, store: AdapterStore, merger: Merger) -> None:
-        self._store, self._merger = store, merger
+    def __init__(
+        self, store: AdapterStore, merger: Merger, published: Callable[[str], None]
+    ) -> None:
+        """`published` hears of every name that has a version more."""
+        self._store, self._merger, self._published = store, merger, published
 
     def __call__(self, request: Mapping[str, Any], advance: Advance) -> dict[str, Any]:
         """The id and digest of the version that holds the merge, and whether it is new."""
@@ -34,6 +37,7 @@ class MergeJobs:
         )
         facts = {RECIPE_KEY: recipe.digest}
         made = self._store.publish(adapter, request["name"], request["metadata"], facts=facts)
+        self._published(made.record.name)
         return {"id": made.record.id, "digest": made.record.digest, "created": made.created}
 
     def _earlier(self, name: str) -> Stored | None:

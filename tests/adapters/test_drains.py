@@ -90,3 +90,14 @@ def test_nothing_is_freed_of_what_is_nowhere() -> None:
     draining = desk.memory.drain("a0")
     desk.pool.run()
     assert draining.result(0) == Freed(host=0, device=0)
+
+
+def test_content_that_is_published_anew_stays() -> None:
+    desk = Desk()
+    lease = desk.lease("a0")
+    draining = desk.memory.drain("a0")
+    desk.memory.keep("a0")
+    lease.release()
+    desk.pool.run()
+    assert draining.result(0) == Freed(host=0, device=0)
+    assert desk.memory.status("a0").state is State.READY

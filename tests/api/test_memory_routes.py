@@ -185,6 +185,18 @@ def test_a_pin_follows_the_latest_version_and_aliases(small: RunningServer) -> N
         assert (state_of(http, "n@1"), state_of(http, "n@2")) == ("ready", "ready")
 
 
+def test_a_pin_follows_a_merge_that_is_kept(server: RunningServer) -> None:
+    for seed, name in enumerate(("merged", "other")):
+        server.publish(name, seed=95 + seed)
+    with server.http() as http:
+        pin(http, "merged")
+        body = {"name": "merged", "adapters": [{"id": "merged"}, {"id": "other"}]}
+        assert http.post("/v1/merges?wait=true", json=body).json()["id"] == "merged@2"
+        wait_until(lambda: state_of(http, "merged@2") == "ready")
+        for name in ("merged", "other"):
+            http.delete(f"/v1/adapters/{name}")
+
+
 def test_deleting_a_pinned_adapter_frees_it(small: RunningServer) -> None:
     with small.http() as http:
         small.publish("n")
