@@ -106,7 +106,9 @@ def test_best_state_is_kept_and_patience_ends_the_run(tiny_base: Path, tmp_path:
     assert len(seen) == run.best_step + 2 < 27
     kept = loss_of(changed(tiny_base, run.adapter), tiny_base)
     assert kept == pytest.approx(min(seen), rel=1e-5)
-    assert run_small(config).adapter.digest == run.adapter.digest
+    again = run_small(config)
+    assert again.adapter.digest == run.adapter.digest
+    assert losses(again) == losses(run)
 
 
 def test_best_by_rouge_l_generates_answers(tiny_base: Path, tmp_path: Path) -> None:
