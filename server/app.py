@@ -47,7 +47,7 @@ from server.settings import DEMO, Settings
 from server.storage import Report, open_jobs, open_merger, open_sources, open_store
 
 UPLOAD_ROUTE = "/v1/adapters"
-MERGE_NICENESS = 10  # running requests come first
+MERGE_NICENESS = 15  # running requests come first
 FORM_OVERHEAD = 1 << 20  # bytes of an upload's form around the file
 
 logger = logging.getLogger(__name__)
