@@ -87,10 +87,10 @@ class NameConflict(StoreError):
 
 
 class InvalidMetadata(StoreError):
-    """The metadata's field `name` cannot be kept: `reason`."""
+    """The metadata's field `name`, or without one all of it, cannot be kept: `reason`."""
 
-    def __init__(self, name: str, reason: str) -> None:
-        self.field, self.reason = f"metadata.{name}", reason
+    def __init__(self, name: str | None, reason: str) -> None:
+        self.field, self.reason = f"metadata.{name}" if name else "metadata", reason
         super().__init__(f"{self.field}: {reason}")
 
 

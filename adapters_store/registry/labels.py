@@ -39,7 +39,7 @@ def check_metadata(metadata: Mapping[str, Any]) -> None:
     num_bytes = len(json.dumps(dict(metadata)))
     if num_bytes > MAX_METADATA_BYTES:
         reason = f"has {num_bytes} bytes as JSON, more than {MAX_METADATA_BYTES}"
-        raise InvalidMetadata("metadata", reason)
+        raise InvalidMetadata(None, reason)
     for field, kinds in KINDS_OF_VALUE.items():
         if metadata.get(field) is not None:
             _check_field(field, metadata[field], kinds)
