@@ -143,6 +143,14 @@ def _server_engine(url: URL, **pool: float) -> Engine:
         raise RegistryUnavailable(shown, reason) from error
 
 
+def _use_wal(connection: Any, lock: Path) -> None:
+    """Change the journal's mode if nobody has; of two who do so at once SQLite fails one."""
+    (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+    if mode != "wal":
+        with _held(lock):
+            connection.execute("PRAGMA journal_mode = WAL")
+
+
 def _configure_sqlite(engine: Engine) -> None:
     """SQLite as a shared, durable database: WAL, synchronous, one writer at a time.
 
@@ -153,7 +161,7 @@ def _configure_sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # transactions begin below, not in the driver
-        connection.execute("PRAGMA journal_mode = WAL")
+        _use_wal(connection, Path(f"{engine.url.database}-locks") / "journal")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
         connection.execute("PRAGMA foreign_keys = ON")
