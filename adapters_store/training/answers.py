@@ -33,11 +33,34 @@ def head_at(model: Any, row: Tensor, column: Tensor) -> Iterator[None]:
 
 def answer_losses(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     """Cross entropy of every answer token of `batch`, fp32 `[A]`."""
-    with head_at(model, batch["row"], batch["column"]):
+    ids = batch["input_ids"]
+    num_shared = int(batch["shared"]) if _can_share(model, ids.shape[1]) else 0
+    past = _computed_once(model, ids, num_shared) if num_shared else None
+    with head_at(model, batch["row"], batch["column"] - num_shared):
         output = model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+            input_ids=ids[:, num_shared:],
+            attention_mask=batch["attention_mask"],
+            past_key_values=past,
+            use_cache=past is not None,
         )
     return cross_entropy(output.logits[0].float(), batch["target"], reduction="none")
+
+
+def _can_share(model: Any, num_tokens: int) -> bool:
+    """Whether a first part's keys and values are what they would be within the whole."""
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    turns_with_length = rope.get("rope_type") in ("dynamic", "longrope")
+    is_short = num_tokens <= rope.get("original_max_position_embeddings", 0)
+    return not model._is_stateful and (is_short or not turns_with_length)
+
+
+def _computed_once(model: Any, ids: Tensor, count: int) -> Any:
+    """Keys and values of the first `count` columns, which all rows share, for every row."""
+    none = torch.empty(0, dtype=torch.long, device=ids.device)
+    with head_at(model, none, none):
+        past = model(input_ids=ids[:1, :count], use_cache=True).past_key_values
+    past.batch_repeat_interleave(len(ids))
+    return past
 
 
 def answer_loss(model: Any, batch: Mapping[str, Tensor]) -> Tensor:

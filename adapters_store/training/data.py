@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,8 @@ from torch.nn.utils.rnn import pad_sequence
 from adapters_store.training.failures import DataRefused
 
 Prompting = Literal["raw", "chat"]
+
+LEAST_SAVED = 32  # tokens that a batch must save for its shared ones to have a pass of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,8 @@ def collate(rows: Sequence[Encoded]) -> dict[str, Tensor]:
     """Rows as a batch. Symbols: B rows, S tokens, A answer tokens of all rows.
 
     `input_ids` and `attention_mask` `[B, S]`, padded on the right; `row` and `column` `[A]`: the
-    place before each answer token, in order; `target` `[A]`: the token itself.
+    place before each answer token, in order; `target` `[A]`: the token itself; `shared`: how many
+    first columns are one for all rows and worth computing once, a number.
     """
     inputs = [torch.tensor(each.prompt + each.answer[:-1]) for each in rows]
     places = [
@@ -154,4 +158,15 @@ def collate(rows: Sequence[Encoded]) -> dict[str, Tensor]:
         "row": row,
         "column": column,
         "target": torch.tensor([token for each in rows for token in each.answer]),
+        "shared": torch.tensor(count_shared([each.prompt for each in rows])),
     }
+
+
+def count_shared(prompts: Sequence[Sequence[int]]) -> int:
+    """How many first tokens all `prompts` share, 0 if that is too few to be worth a pass.
+
+    A last token is left to each prompt: the answer begins there.
+    """
+    columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)
+    count = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+    return count if count * (len(prompts) - 1) >= LEAST_SAVED else 0
