@@ -126,8 +126,8 @@ def logit_rows(batch: ScheduledBatch) -> list[LogitRow]:
 def _logit_positions(entry: ScheduledSequence) -> Iterable[tuple[int, bool]]:
     sequence = entry.sequence
     if sequence.wants_prompt_logprobs:
-        known = len(sequence.prompt_logprobs)
         last = min(entry.end, sequence.num_prompt - 1)
-        yield from ((position, False) for position in range(max(entry.start, known), last))
+        first = max(entry.start, sequence.next_scoring)
+        yield from ((position, False) for position in range(first, last))
     if entry.samples:
         yield entry.end - 1, True

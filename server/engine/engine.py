@@ -27,7 +27,7 @@ class SequenceOutput:
     text: str = ""
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()  # of `token_ids`, where asked for
-    prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # of prompt tokens 1.., with the first output
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # of the prompt's, with the first output
     num_cached: int = 0  # prompt tokens found in the prefix cache
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None  # the stop token or string that ended it

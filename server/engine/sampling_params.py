@@ -31,7 +31,8 @@ class SamplingParams:
     min_tokens: int = 0
     skip_special_tokens: bool = True
     logprobs: int | None = None  # how many alternatives beside each chosen token
-    prompt_logprobs: int | None = None
+    prompt_logprobs: int | None = None  # the same, beside each prompt token that is scored
+    prompt_logprobs_from: int = 1  # index of the first of these; the one before it needs no score
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
@@ -75,6 +76,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("repetition_penalty", 0, 100),
     ("logprobs", 0, MAX_LOGPROBS),
     ("prompt_logprobs", 0, MAX_LOGPROBS),
+    ("prompt_logprobs_from", 1, math.inf),
 )
 
 

@@ -3,11 +3,16 @@
 Plain data in and out, no tensors. First come, first served: running sequences are served in order
 of arrival, then waiting ones are admitted while tokens, seats and pages last. When pages run out
 the latest arrival gives its pages back and waits again, to be recomputed (preemption).
+
+That is so within a priority. What is less urgent has what the more urgent leaves over: it is
+admitted where none of those waits, gives seats and pages to any that comes, and has a small share
+of the tokens of a step that computes for them. So it delays nobody by more than the step in work.
 """
 
-from collections import deque
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 
 from server.engine.block_manager import BlockManager
 from server.engine.config import EngineConfig
@@ -62,18 +67,21 @@ class Scheduler:
         self.config = config
         self.blocks = blocks
         self.counts = SchedulerCounts()
-        self.waiting: deque[Sequence] = deque()
+        self.waiting: list[Sequence] = []  # this and the next by rank
         self.running: list[Sequence] = []
+        self._arrivals = count()
+        self._preempted: set[int] = set()  # priorities of what this step preempted
 
     @property
     def has_work(self) -> bool:
         return bool(self.waiting or self.running)
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a new sequence. Raises QueueFull."""
-        if len(self.waiting) >= self.config.max_queued_requests:
+        """Queue a new sequence. Raises QueueFull; those that are less urgent do not count."""
+        if self._first(self.waiting, sequence.priority + 1) >= self.config.max_queued_requests:
             raise QueueFull(self.config.max_queued_requests)
-        self.waiting.append(sequence)
+        sequence.arrival = next(self._arrivals)
+        insort(self.waiting, sequence, key=_rank)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence that has ended, wherever it is, and free its pages."""
@@ -87,12 +95,23 @@ class Scheduler:
             return self._schedule()
 
     def _schedule(self) -> ScheduledBatch:
-        preemptions = self.counts.preemptions
-        entries = list(self._continue_running())
-        if self.counts.preemptions == preemptions:
-            budget = self.config.max_num_batched_tokens - sum(e.num_tokens for e in entries)
-            entries.extend(self._admit_waiting(budget))
+        self._preempted.clear()
+        entries: list[ScheduledSequence] = []
+        budget = self.config.max_num_batched_tokens
+        for priority in sorted({s.priority for s in (*self.running, *self.waiting)}):
+            chosen = self._schedule_priority(priority, budget)
+            budget -= sum(entry.num_tokens for entry in chosen)
+            entries += chosen
+            if entries:
+                budget = min(budget, self.config.background_tokens)
         return ScheduledBatch(tuple(entries))
+
+    def _schedule_priority(self, priority: int, budget: int) -> list[ScheduledSequence]:
+        entries = list(self._continue_running(priority, budget))
+        if priority not in self._preempted:
+            budget -= sum(entry.num_tokens for entry in entries)
+            entries.extend(self._admit_waiting(priority, budget))
+        return entries
 
     def computed(self, batch: ScheduledBatch) -> None:
         """The step has run: its tokens are in pages, and full pages can be found by key."""
@@ -115,10 +134,9 @@ class Scheduler:
 
     # Running sequences
 
-    def _continue_running(self) -> Iterator[ScheduledSequence]:
-        budget = self.config.max_num_batched_tokens
-        position = 0
-        while position < len(self.running) and budget > 0:
+    def _continue_running(self, priority: int, budget: int) -> Iterator[ScheduledSequence]:
+        position = self._first(self.running, priority)
+        while position < self._first(self.running, priority + 1) and budget > 0:
             sequence = self.running[position]
             self._follow_rope_regime(sequence)
             num_tokens = min(sequence.num_uncomputed, budget)
@@ -148,8 +166,16 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         self._release(sequence)
-        self.waiting.appendleft(sequence)
+        insort(self.waiting, sequence, key=_rank)
+        self._preempted.add(sequence.priority)
         self.counts.preemptions += 1
+
+    def _preempt_less_urgent(self, priority: int) -> bool:
+        """Preempt the last sequence behind `priority`; False if there is none."""
+        if not self.running or self.running[-1].priority <= priority:
+            return False
+        self._preempt(self.running[-1])
+        return True
 
     def _follow_rope_regime(self, sequence: Sequence) -> None:
         """Start over where the sequence has outgrown the regime that its pages were made in."""
@@ -160,17 +186,27 @@ class Scheduler:
 
     # Waiting sequences
 
-    def _admit_waiting(self, budget: int) -> Iterator[ScheduledSequence]:
-        while self.waiting and budget > 0 and len(self.running) < self.config.max_num_seqs:
+    def _admit_waiting(self, priority: int, budget: int) -> Iterator[ScheduledSequence]:
+        while self.waiting and self.waiting[0].priority == priority and budget > 0:
             sequence = self.waiting[0]
-            if not self._take_cached_prefix(sequence):
+            if not self._make_room(sequence):
                 break
             num_tokens = min(sequence.num_uncomputed, budget)
             grown = self._grow(sequence, sequence.num_computed + num_tokens)
             assert grown, "pages for the whole sequence were free"
-            self.running.append(self.waiting.popleft())
+            insort(self.running, self.waiting.pop(0), key=_rank)
             yield ScheduledSequence(sequence, sequence.num_computed, num_tokens)
             budget -= num_tokens
+
+    def _make_room(self, sequence: Sequence) -> bool:
+        """A seat and pages for the whole of `sequence`, if need be of those that are less urgent."""
+        while len(self.running) >= self.config.max_num_seqs:
+            if not self._preempt_less_urgent(sequence.priority):
+                return False
+        while not self._take_cached_prefix(sequence):
+            if not self._preempt_less_urgent(sequence.priority):
+                return False
+        return True
 
     def _take_cached_prefix(self, sequence: Sequence) -> bool:
         """Hold the pages that are known already, if the rest of the sequence fits beside them."""
@@ -186,10 +222,10 @@ class Scheduler:
         return True
 
     def _find_prefix(self, sequence: Sequence) -> list[int]:
-        """Known pages of the sequence; its last token is always computed, to have logits."""
-        if sequence.wants_prompt_logprobs:
-            return []
-        num_pages = (len(sequence.tokens) - 1) // self.config.page_size
+        """Known pages of the sequence before the first token whose logits are needed."""
+        is_scored = sequence.wants_prompt_logprobs
+        first = sequence.next_scoring if is_scored else len(sequence.tokens) - 1
+        num_pages = first // self.config.page_size
         self._extend_keys(sequence, num_pages)
         return self.blocks.find(sequence.page_keys[:num_pages])
 
@@ -199,6 +235,11 @@ class Scheduler:
             self.counts.prompt_tokens += sequence.num_prompt
             self.counts.prefix_queries += sequence.num_prompt
             self.counts.prefix_hits += sequence.num_cached
+
+    @staticmethod
+    def _first(sequences: list[Sequence], priority: int) -> int:
+        """Where those begin that are no more urgent than `priority`."""
+        return bisect_left(sequences, priority, key=lambda sequence: sequence.priority)
 
     # Pages
 
@@ -218,3 +259,7 @@ class Scheduler:
         sequence.pages = []
         sequence.page_keys = []
         sequence.num_computed = 0
+
+
+def _rank(sequence: Sequence) -> tuple[int, int]:
+    return sequence.rank

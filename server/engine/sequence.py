@@ -19,6 +19,7 @@ class GenerationRequest:
     adapter_from: int = 0
     adapter_names: tuple[str, ...] = ()  # for metrics only
     cache_salt: str = ""  # requests share cached pages only where their salts are equal
+    priority: int = 0  # as vLLM has it: lower is served first; live requests have 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Sequence:
 
     request: GenerationRequest
     tokens: list[int]  # prompt, then output
+    arrival: int = 0  # how many came before; set by the scheduler
     num_computed: int = 0  # tokens whose keys and values are in pages; set by the scheduler
     rope_regime: int = 0  # set by the scheduler from the sequence's own length
     pages: list[int] = field(default_factory=list)  # page ids in order; set by the scheduler
@@ -53,7 +55,7 @@ class Sequence:
     num_cached: int | None = None  # prompt tokens found in the prefix cache at first admission
     prompt_logprobs: list[TokenLogprobs] = field(
         default_factory=list
-    )  # of tokens 1..; by the engine
+    )  # of tokens from `prompt_logprobs_from` on; by the engine
 
     @classmethod
     def start(cls, request: GenerationRequest) -> "Sequence":
@@ -62,6 +64,15 @@ class Sequence:
     @property
     def request_id(self) -> str:
         return self.request.request_id
+
+    @property
+    def priority(self) -> int:
+        return self.request.priority
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Whoever has the smaller one is served first, and preempted last."""
+        return self.priority, self.arrival
 
     @property
     def num_prompt(self) -> int:
@@ -79,7 +90,12 @@ class Sequence:
     def wants_prompt_logprobs(self) -> bool:
         """Whether log-probabilities of prompt tokens are still to be computed."""
         asked = self.request.sampling.prompt_logprobs is not None
-        return asked and len(self.prompt_logprobs) < self.num_prompt - 1
+        return asked and self.next_scoring < self.num_prompt - 1
+
+    @property
+    def next_scoring(self) -> int:
+        """Position of the token whose logits score the next prompt token that is to be scored."""
+        return self.request.sampling.prompt_logprobs_from - 1 + len(self.prompt_logprobs)
 
     @property
     def samples_nothing(self) -> bool:

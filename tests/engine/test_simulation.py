@@ -117,6 +117,7 @@ def loads(draw: st.DrawFn) -> tuple[EngineConfig, list[Visit]]:
             draw(st.sampled_from(["", "", "", "tenant"])),
             max_tokens=draw(st.integers(0, config.max_model_len - length)),
             prompt_logprobs=draw(st.sampled_from([None, None, 0])),
+            prompt_logprobs_from=draw(st.one_of(st.just(1), st.integers(1, length + 1))),
         )
         aborted = draw(st.one_of(st.none(), st.none(), st.integers(0, 60)))
         visits.append(Visit(one, draw(st.integers(0, 60)), aborted))
@@ -167,8 +168,9 @@ def expected_scores(config: EngineConfig, one: GenerationRequest) -> list[TokenL
     if one.sampling.prompt_logprobs is None:
         return []
     regime = config.rope_regime(len(prompt))
-    values = [whole_contents(one, regime, prompt[: end + 1]) for end in range(len(prompt) - 1)]
-    return [TokenLogprobs(end, float(value), 1, ()) for end, value in enumerate(values)]
+    scoring = range(one.sampling.prompt_logprobs_from - 1, len(prompt) - 1)
+    values = {end: whole_contents(one, regime, prompt[: end + 1]) for end in scoring}
+    return [TokenLogprobs(end, float(value), 1, ()) for end, value in values.items()]
 
 
 @settings(max_examples=250, deadline=None)
