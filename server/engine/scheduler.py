@@ -9,7 +9,6 @@ admitted where none of those waits, gives seats and pages to any that comes, and
 of the tokens of a step that computes for them. So it delays nobody by more than the step in work.
 """
 
-from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -18,6 +17,7 @@ from server.engine.block_manager import BlockManager
 from server.engine.config import EngineConfig
 from server.engine.errors import QueueFull
 from server.engine.page_keys import extend_keys
+from server.engine.ranks import first_of, put
 from server.engine.sequence import Sequence
 
 
@@ -78,10 +78,10 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence. Raises QueueFull; those that are less urgent do not count."""
-        if self._first(self.waiting, sequence.priority + 1) >= self.config.max_queued_requests:
+        if first_of(self.waiting, sequence.priority + 1) >= self.config.max_queued_requests:
             raise QueueFull(self.config.max_queued_requests)
         sequence.arrival = next(self._arrivals)
-        insort(self.waiting, sequence, key=_rank)
+        put(self.waiting, sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence that has ended, wherever it is, and free its pages."""
@@ -135,8 +135,8 @@ class Scheduler:
     # Running sequences
 
     def _continue_running(self, priority: int, budget: int) -> Iterator[ScheduledSequence]:
-        position = self._first(self.running, priority)
-        while position < self._first(self.running, priority + 1) and budget > 0:
+        position = first_of(self.running, priority)
+        while position < first_of(self.running, priority + 1) and budget > 0:
             sequence = self.running[position]
             self._follow_rope_regime(sequence)
             num_tokens = min(sequence.num_uncomputed, budget)
@@ -166,7 +166,7 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         self._release(sequence)
-        insort(self.waiting, sequence, key=_rank)
+        put(self.waiting, sequence)
         self._preempted.add(sequence.priority)
         self.counts.preemptions += 1
 
@@ -194,12 +194,12 @@ class Scheduler:
             num_tokens = min(sequence.num_uncomputed, budget)
             grown = self._grow(sequence, sequence.num_computed + num_tokens)
             assert grown, "pages for the whole sequence were free"
-            insort(self.running, self.waiting.pop(0), key=_rank)
+            put(self.running, self.waiting.pop(0))
             yield ScheduledSequence(sequence, sequence.num_computed, num_tokens)
             budget -= num_tokens
 
     def _make_room(self, sequence: Sequence) -> bool:
-        """A seat and pages for the whole of `sequence`, if need be of those that are less urgent."""
+        """A seat and pages for all of `sequence`, if need be those of less urgent ones."""
         while len(self.running) >= self.config.max_num_seqs:
             if not self._preempt_less_urgent(sequence.priority):
                 return False
@@ -236,11 +236,6 @@ class Scheduler:
             self.counts.prefix_queries += sequence.num_prompt
             self.counts.prefix_hits += sequence.num_cached
 
-    @staticmethod
-    def _first(sequences: list[Sequence], priority: int) -> int:
-        """Where those begin that are no more urgent than `priority`."""
-        return bisect_left(sequences, priority, key=lambda sequence: sequence.priority)
-
     # Pages
 
     def _publish_full_pages(self, entry: ScheduledSequence) -> None:
@@ -259,7 +254,3 @@ class Scheduler:
         sequence.pages = []
         sequence.page_keys = []
         sequence.num_computed = 0
-
-
-def _rank(sequence: Sequence) -> tuple[int, int]:
-    return sequence.rank
