@@ -1,0 +1,129 @@
+"""The less urgent delay the urgent by nothing but the step in work, and get all that is left."""
+
+from collections.abc import Sequence as Seq
+from dataclasses import replace
+
+import pytest
+from engines import Collected, expected_tokens, fake_engine, request, run_to_end
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.engine.config import EngineConfig
+from server.engine.errors import QueueFull
+from server.engine.sequence import GenerationRequest
+
+Chunk = tuple[str, int, int]  # request, first token, tokens
+
+
+def config(**sizes: int) -> EngineConfig:
+    return EngineConfig(**{"max_model_len": 64, "num_pages": 64, "page_size": 4, **sizes})  # type: ignore[arg-type]
+
+
+def background(request_id: str, prompt: Seq[int], **sampling: object) -> GenerationRequest:
+    return replace(request(request_id, prompt, **sampling), priority=1)
+
+
+@st.composite
+def visits(draw: st.DrawFn, name: str, priority: int) -> list[tuple[int, GenerationRequest]]:
+    """(step of arrival, request); no two share pages."""
+    made = []
+    for index in range(draw(st.integers(1, 6))):
+        prompt = range(draw(st.integers(1, 30)))
+        salt = f"{name}{index}"
+        one = request(salt, prompt, cache_salt=salt, max_tokens=draw(st.integers(1, 12)))
+        made.append((draw(st.integers(0, 20)), replace(one, priority=priority)))
+    return made
+
+
+def steps_of(
+    sizes: EngineConfig, arriving: Seq[tuple[int, GenerationRequest]]
+) -> tuple[list[list[Chunk]], Collected]:
+    """What every step computes."""
+    engine, runner = fake_engine(sizes)
+    collected, steps = Collected(), []
+    while engine.has_work or len(steps) <= 20:
+        for at, one in arriving:
+            if at == len(steps):
+                engine.add(one)
+        runner.batches.clear()
+        if engine.has_work:
+            collected.add(engine.step())
+        engine.check_integrity()
+        entries = [entry for batch in runner.batches for entry in batch.entries]
+        steps.append([(e.sequence.request_id, e.start, e.num_tokens) for e in entries])
+        assert len(steps) < 2000, "no progress"
+    return steps, collected
+
+
+@settings(max_examples=150)
+@given(
+    visits("live", 0), visits("late", 1), visits("last", 2), st.integers(1, 4), st.integers(1, 40)
+)
+def test_live_requests_are_computed_as_if_nothing_else_was_there(
+    live: list[tuple[int, GenerationRequest]],
+    late: list[tuple[int, GenerationRequest]],
+    last: list[tuple[int, GenerationRequest]],
+    max_num_seqs: int,
+    max_num_batched_tokens: int,
+) -> None:
+    # Pages for as many live sequences as have a seat, so that none of them is preempted.
+    sizes = config(
+        max_num_seqs=max_num_seqs,
+        num_pages=16 * max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+    )
+    alone, _ = steps_of(sizes, live)
+    beside, collected = steps_of(sizes, [*last, *late, *live])
+    of_live = [[chunk for chunk in step if chunk[0].startswith("live")] for step in beside]
+    assert of_live[: len(alone)] == alone
+    assert not any(of_live[len(alone) :])
+    for _, one in [*live, *late, *last]:
+        expected = expected_tokens(one.prompt_token_ids, one.sampling.max_tokens)
+        assert collected.tokens(one.request_id) == expected
+
+
+def test_a_live_request_takes_the_seat_and_the_pages_of_a_less_urgent_one() -> None:
+    for sizes in ({"max_num_seqs": 1}, {"num_pages": 16}):
+        engine, runner = fake_engine(config(max_num_batched_tokens=64, **sizes))
+        engine.add(background("late", range(40), max_tokens=20))
+        engine.step()
+        engine.add(request("live", range(100, 140), max_tokens=2))
+        engine.step()
+        assert [e.sequence.request_id for e in runner.batches[-1].entries] == ["live"]
+        collected = run_to_end(engine)
+        assert collected.tokens("late")[-1] == expected_tokens(range(40), 20)[-1]
+
+
+def test_no_less_urgent_request_is_admitted_while_a_live_one_waits() -> None:
+    engine, _ = fake_engine(config(max_num_seqs=2, num_pages=16))
+    engine.add(request("big", range(50), max_tokens=8))
+    engine.step()
+    engine.add(background("late", [1], max_tokens=1))
+    engine.add(request("wide", range(100, 140), max_tokens=1))
+    while engine.stats().num_running and len(engine.scheduler.waiting) == 2:
+        engine.step()
+        running = [s.request_id for s in engine.scheduler.running]
+        assert running in (["big"], ["wide"], ["wide", "late"], [])
+
+
+def test_a_step_with_live_requests_gives_the_others_a_small_share() -> None:
+    engine, runner = fake_engine(config(max_num_batched_tokens=32))
+    engine.add(request("live", [1, 2], max_tokens=30))
+    engine.add(background("late", range(50), max_tokens=1))
+    engine.step()
+    shares = {e.sequence.request_id: e.num_tokens for e in runner.batches[-1].entries}
+    assert shares == {"live": 2, "late": 4}
+    engine.abort("live")
+    engine.step()
+    assert [e.num_tokens for e in runner.batches[-1].entries] == [32]
+
+
+def test_the_less_urgent_take_no_place_in_the_line_of_the_urgent() -> None:
+    engine, _ = fake_engine(config(max_queued_requests=1))
+    engine.add(background("late", [1]))
+    with pytest.raises(QueueFull):
+        engine.add(background("later", [1]))
+    engine.add(request("live", [1]))
+    with pytest.raises(QueueFull):
+        engine.add(request("more", [1]))
+    assert run_to_end(engine).outputs.keys() == {"late", "live"}
