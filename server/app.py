@@ -30,6 +30,7 @@ from server.api import (
     merges,
     models,
     stats,
+    tokenization,
     uploads,
 )
 from server.api.failures import show_http_error, show_known, show_unreadable
@@ -93,6 +94,7 @@ def create_app(settings: Settings, report: Report = logger.info) -> FastAPI:
         aliases,
         adapters,
         loading,
+        tokenization,
         health,
     ):
         app.include_router(part.router)

@@ -42,7 +42,7 @@ def translate(body: GenerationBody, base_name: str, positions: Positions) -> Ask
     if body.merge is not None and given != ["adapters"]:
         raise BadRequest("merge needs the field 'adapters'", "merge")
     _check_source(body)
-    named = _adapter_of(body.model, base_name)
+    named = adapter_of(body.model, base_name)
     if not given:
         return Asked() if named is None else Asked(((named, 1.0),))
     if named is not None:
@@ -60,7 +60,7 @@ def translate(body: GenerationBody, base_name: str, positions: Positions) -> Ask
     return Asked() if is_base else Asked(((body.adapter_id, 1.0),), "adapter_id")
 
 
-def _adapter_of(model: str | None, base_name: str) -> str | None:
+def adapter_of(model: str | None, base_name: str) -> str | None:
     """What `model` names other than the base."""
     if model is None or model == base_name:
         return None

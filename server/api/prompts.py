@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from jinja2 import TemplateError
 
-from server.api.schemas import ChatBody, CompletionBody, GenerationBody, Prompts
+from server.api.schemas import ChatBody, CompletionBody, GenerationBody, Message, Prompts
 from server.api.services import Services
 from server.engine.errors import InvalidParameter
 from server.engine.sampling_params import SamplingParams
@@ -38,7 +38,7 @@ def _prompt_ids(prompt: str | list[int], add_special_tokens: bool, codec: TextCo
 
 def chat_prompt(body: ChatBody, codec: TextCodec) -> list[int]:
     """Token ids of the conversation, as the checkpoint's chat template writes it."""
-    return _render(_messages(body), body.add_generation_prompt, codec)
+    return render(turns(body.messages), body.add_generation_prompt, codec)
 
 
 def adapter_start(body: GenerationBody, prompt: list[int], services: Services) -> int:
@@ -64,7 +64,7 @@ def check_prompt(prompt: list[int], services: Services, param: str) -> None:
             "of which at least one is for the answer",
             param,
         )
-    _check_ids(prompt, services.vocab_size, param)
+    check_ids(prompt, services.vocab_size, param)
 
 
 def max_tokens_of(asked: int | None, prompt: list[int], max_model_len: int, param: str) -> int:
@@ -84,8 +84,8 @@ def max_tokens_of(asked: int | None, prompt: list[int], max_model_len: int, para
 
 def check_token_ids(sampling: SamplingParams, vocab_size: int) -> None:
     """Raise unless the token ids that `sampling` names exist."""
-    _check_ids(sampling.stop_token_ids, vocab_size, "stop_token_ids")
-    _check_ids(sampling.logit_bias, vocab_size, "logit_bias")
+    check_ids(sampling.stop_token_ids, vocab_size, "stop_token_ids")
+    check_ids(sampling.logit_bias, vocab_size, "logit_bias")
 
 
 def sampling_for(
@@ -109,29 +109,39 @@ def sampling_for(
     return sampling
 
 
-def _check_ids(ids: Iterable[int], vocab_size: int, param: str) -> None:
+def check_ids(ids: Iterable[int], vocab_size: int, param: str) -> None:
+    """Raise InvalidParameter unless every one of `ids` is in the vocabulary."""
     unknown = next((token_id for token_id in ids if not 0 <= token_id < vocab_size), None)
     if unknown is not None:
         raise InvalidParameter(param, unknown, f"token ids from 0 to {vocab_size - 1}")
 
 
-def _messages(body: ChatBody) -> list[dict[str, Any]]:
-    return [{**(m.model_extra or {}), "role": m.role, "content": m.text} for m in body.messages]
+def turns(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    """Messages as a chat template reads them."""
+    return [{**(m.model_extra or {}), "role": m.role, "content": m.text} for m in messages]
 
 
 def _before_last_turn(body: ChatBody, codec: TextCodec) -> list[int]:
     """The conversation without its last user message and what follows; empty if that is all."""
-    messages = _messages(body)
+    messages = turns(body.messages)
     users = [index for index, message in enumerate(messages) if message["role"] == "user"]
     earlier = messages[: users[-1]] if users else []
-    return _render(earlier, False, codec) if earlier else []
+    return render(earlier, False, codec) if earlier else []
 
 
-def _render(
-    messages: list[dict[str, Any]], add_generation_prompt: bool, codec: TextCodec
+def render(
+    messages: list[dict[str, Any]],
+    add_generation_prompt: bool,
+    codec: TextCodec,
+    add_special_tokens: bool = False,
 ) -> list[int]:
+    """Token ids of `turns`. Raises BadRequest for what the chat template does not take."""
     try:
-        return codec.encode_chat(messages, add_generation_prompt=add_generation_prompt)
+        return codec.encode_chat(
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            add_special_tokens=add_special_tokens,
+        )
     except (TemplateError, ValueError) as error:
         raise BadRequest(f"messages: the chat template says: {error}", "messages") from error
 

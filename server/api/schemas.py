@@ -66,42 +66,12 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool = False
 
 
-class GenerationBody(BaseModel):
-    """What both generation routes take."""
+class OpenBody(BaseModel):
+    """A body that may hold more than is read here, as other servers' clients send it."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
     model: str | None = None
-    adapters: list[AdapterWeight] | None = Field(None, min_length=1, max_length=MAX_MEMBERS)
-    merge: dict[str, Any] | None = None  # the method, and its parameters
-    adapter_id: str | None = None  # this, its source and the next are LoRAX's
-    adapter_source: str | None = None
-    merged_adapters: MergedAdapters | None = None
-    lora: list[LoraScale] | None = Field(None, max_length=MAX_MEMBERS)  # llama.cpp's
-    adapter_from: AdapterStart = 0
-
-    n: int = Field(1, ge=1, le=64)
-    seed: int | None = Field(None, ge=MIN_SEED, le=MAX_SEED)
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = Field(None, le=MAX_TOP_K)
-    min_p: float = 0.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
-    stop: Stop = None
-    stop_token_ids: list[int] | None = None
-    include_stop_str_in_output: bool = False
-    ignore_eos: bool = False
-    min_tokens: int = 0
-    skip_special_tokens: bool = True
-    prompt_logprobs: int | None = None
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    cache_salt: str = ""
-    user: str | None = None
-    session_id: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -133,6 +103,41 @@ class GenerationBody(BaseModel):
     @property
     def _extra(self) -> dict[str, Any]:
         return self.model_extra or {}
+
+
+class GenerationBody(OpenBody):
+    """What both generation routes take."""
+
+    adapters: list[AdapterWeight] | None = Field(None, min_length=1, max_length=MAX_MEMBERS)
+    merge: dict[str, Any] | None = None  # the method, and its parameters
+    adapter_id: str | None = None  # this, its source and the next are LoRAX's
+    adapter_source: str | None = None
+    merged_adapters: MergedAdapters | None = None
+    lora: list[LoraScale] | None = Field(None, max_length=MAX_MEMBERS)  # llama.cpp's
+    adapter_from: AdapterStart = 0
+
+    n: int = Field(1, ge=1, le=64)
+    seed: int | None = Field(None, ge=MIN_SEED, le=MAX_SEED)
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = Field(None, le=MAX_TOP_K)
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    stop: Stop = None
+    stop_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    skip_special_tokens: bool = True
+    prompt_logprobs: int | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    cache_salt: str = ""
+    user: str | None = None
+    session_id: str | None = None
 
     def sampling(
         self,

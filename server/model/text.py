@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from transformers import PreTrainedTokenizerFast
+from transformers import AddedToken, PreTrainedTokenizerFast
 
+# Where this machine keeps the tokenizer, which is nobody's business.
+LOCAL = frozenset({"name_or_path", "is_local", "local_files_only", "cache_dir", "subfolder"})
 TEXTS_KEPT = 1 << 16  # texts of single tokens, asked for again and again by log-probabilities
 
 
@@ -37,11 +39,48 @@ class TextCodec:
         """Text of one token inside a text: at the very start some decoders drop its space."""
         return self.decode([*self._before, token_id], False)[self._length_before :]
 
+    def vocabulary_text(self, token_id: int) -> str:
+        """A token as the vocabulary writes it, not as text; empty for an id that has no token."""
+        return self._backend.id_to_token(token_id) or ""
+
+    def describe(self) -> dict[str, Any]:
+        """The tokenizer's configuration as JSON can hold it, without any path."""
+        tokenizer = self._tokenizer
+        config = {**tokenizer.init_kwargs, **tokenizer.special_tokens_map}
+        return {
+            **{
+                name: _plain(value)
+                for name, value in config.items()
+                if name not in LOCAL and not name.endswith("_file")
+            },
+            "tokenizer_class": type(tokenizer).__name__,
+            "chat_template": tokenizer.chat_template,
+        }
+
     def encode_chat(
-        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool,
+        add_special_tokens: bool = False,
     ) -> list[int]:
-        """Token ids of a conversation. Raises jinja2.TemplateError; ValueError without template."""
+        """Token ids of a conversation. Raises jinja2.TemplateError; ValueError without template.
+
+        `add_special_tokens`: more of them than the template itself writes.
+        """
         text: str = self._tokenizer.apply_chat_template(
             list(messages), add_generation_prompt=add_generation_prompt, tokenize=False
         )
-        return self.encode(text, add_special_tokens=False)
+        return self.encode(text, add_special_tokens=add_special_tokens)
+
+
+def _plain(value: Any) -> Any:
+    """`value` with added tokens as their text."""
+    match value:
+        case AddedToken():
+            return value.content
+        case dict():
+            return {str(name): _plain(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+    return value
