@@ -26,6 +26,9 @@ class Likelihood:
     logprob: float
     num_tokens: int  # above 0
 
+    def __post_init__(self) -> None:
+        assert self.num_tokens > 0
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from adapters_store.canonical import canonical_json
 from adapters_store.evaluation.errors import DataSetRefused, RowRefused
@@ -58,7 +58,7 @@ def parse_row(fields: Any, row: int) -> EvalRow:
     return parsed
 
 
-def read_jsonl(stream: BinaryIO) -> Iterator[EvalRow]:
+def read_jsonl(stream: IO[bytes]) -> Iterator[EvalRow]:
     """The rows of a JSON lines file in UTF-8, one by one; never more of it in memory than a row.
 
     A row's number is that of its line; empty lines are passed over. Raises RowRefused, and at the
@@ -83,7 +83,7 @@ def rows_digest(rows: Iterable[EvalRow]) -> str:
     return f"sha256:{hasher.hexdigest()}"
 
 
-def _lines(stream: BinaryIO) -> Iterator[bytes]:
+def _lines(stream: IO[bytes]) -> Iterator[bytes]:
     limit = MAX_ROW_BYTES + 2  # of JSON, with the end of its line
     number = 0
     while line := stream.readline(limit + 1):

@@ -7,6 +7,7 @@ without ASCII punctuation, white space folded. SQuAD's also drops the articles.
 import re
 import string
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -43,9 +44,29 @@ def f1(answer: str, target: str) -> float:
 
 
 def rouge_l(answer: str, target: str) -> float:
-    """rouge-score's F of the longest common subsequence of words, Porter-stemmed."""
-    score: float = _rouge_scorer().score(target, answer)["rougeL"].fmeasure
-    return score
+    """rouge-score's F of the longest common subsequence of words, Porter-stemmed.
+
+    Its words, but not its table of all pairs of them, which a long text would fill memory with.
+    """
+    found, wanted = (_rouge_tokenizer().tokenize(text) for text in (answer, target))
+    if not found or not wanted:
+        return 0.0
+    return 2 * _longest_common(found, wanted) / (len(found) + len(wanted))
+
+
+def _longest_common(a: Sequence[str], b: Sequence[str]) -> int:
+    """The length of the longest common subsequence, by Hyyrö's bit-parallel rows (2004).
+
+    Bit i of `row` is 0 where the length grows between the first i and i + 1 words of `b`.
+    """
+    places: dict[str, int] = {}
+    for i, word in enumerate(b):
+        places[word] = places.get(word, 0) | 1 << i
+    row = whole = (1 << len(b)) - 1
+    for word in a:
+        matches = row & places.get(word, 0)
+        row = (row + matches | row - matches) & whole
+    return len(b) - row.bit_count()
 
 
 def _squad_words(text: str) -> list[str]:
@@ -53,7 +74,7 @@ def _squad_words(text: str) -> list[str]:
 
 
 @cache
-def _rouge_scorer() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer  # brings nltk: only for who needs it
+def _rouge_tokenizer() -> Any:
+    from rouge_score.tokenizers import DefaultTokenizer  # brings nltk: only for who needs it
 
-    return RougeScorer(["rougeL"], use_stemmer=True)
+    return DefaultTokenizer(use_stemmer=True)
