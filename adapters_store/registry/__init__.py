@@ -3,6 +3,7 @@
 Knows nothing of files: a row is written once the bytes that it names are safe.
 """
 
+from adapters_store.registry import evaluation_tables as evaluation_tables
 from adapters_store.registry.guarded import Guarded
 from adapters_store.registry.listing import ANY, Filter
 from adapters_store.registry.records import (

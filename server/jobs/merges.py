@@ -13,6 +13,7 @@ from adapters_store.merging.merge import LINEAGE
 from adapters_store.merging.merger import Merger, Stored
 from adapters_store.merging.recipe import Recipe
 from adapters_store.registry.labels import RECIPE_KEY
+from server.jobs.store import JobRecord
 from server.jobs.worker import Advance
 
 KIND = "merge"
@@ -27,8 +28,9 @@ class MergeJobs:
         """`published` hears of every name that has a version more."""
         self._store, self._merger, self._published = store, merger, published
 
-    def __call__(self, request: Mapping[str, Any], advance: Advance) -> dict[str, Any]:
+    def __call__(self, job: JobRecord, advance: Advance) -> dict[str, Any]:
         """The id and digest of the version that holds the merge, and whether it is new."""
+        request = job.request
         recipe = Recipe.parse(request["recipe"])
         adapter = self._merger.merge(
             recipe,

@@ -5,16 +5,18 @@ Knows nothing of what jobs do.
 
 import time
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from sqlalchemy import CursorResult, select, update
+from sqlalchemy.orm import Session
 
 from adapters_store.registry.database import Database
 from adapters_store.registry.tables import Job
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+Within = Callable[[Session, str], None]  # told the job's id, in the transaction that adds it
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -43,8 +45,8 @@ class JobStore:
     def __init__(self, database: Database) -> None:
         self._reads, self._writes = database.reads, database.writes
 
-    def add(self, kind: str, request: Mapping[str, Any]) -> JobRecord:
-        """A new job at the end of the queue."""
+    def add(self, kind: str, request: Mapping[str, Any], within: Within | None = None) -> JobRecord:
+        """A new job at the end of the queue; `within` adds what belongs to it, or raises."""
         now = time.time()
         row = Job(
             id=f"job-{uuid.uuid4().hex}",
@@ -58,6 +60,8 @@ class JobStore:
         with self._writes.begin() as session:
             session.add(row)
             session.flush()
+            if within is not None:
+                within(session, row.id)
             return _record(row)
 
     def find(self, job_id: str) -> JobRecord | None:

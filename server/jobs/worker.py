@@ -1,6 +1,7 @@
-"""The one thread that does jobs: quiet beside the engine, and able to stop between two steps.
+"""A thread that does jobs: quiet beside the engine, and able to stop between two steps.
 
-Knows the kinds of jobs by a table of handlers. A job that a stopped or killed server leaves behind
+Knows the kinds of jobs by a table of handlers. Kinds that must not wait for each other have a
+worker each. A job that a stopped or killed server leaves behind
 is done again from its beginning, so handlers must be idempotent.
 """
 
@@ -15,13 +16,13 @@ import torch
 from sqlalchemy.exc import DBAPIError
 
 from server.errors import error_body
-from server.jobs.store import JobRecord, JobStore
+from server.jobs.store import JobRecord, JobStore, Within
 
 NICENESS = 15  # of 19: the engine's threads come first
 POLL_S = 5.0  # how soon a job is seen that another replica has taken in
 
 Advance = Callable[[float], None]  # told the share done, 0 to 1; raises Interrupted
-Handler = Callable[[Mapping[str, Any], Advance], Mapping[str, Any]]  # request -> result
+Handler = Callable[[JobRecord, Advance], Mapping[str, Any]]  # to the job's result
 
 logger = logging.getLogger(__name__)
 
@@ -61,10 +62,12 @@ class JobWorker:
         """The jobs themselves, to look at and to cancel."""
         return self._jobs
 
-    def submit(self, kind: str, request: Mapping[str, Any]) -> JobRecord:
-        """Queue a job of a kind that has a handler; its request is JSON."""
+    def submit(
+        self, kind: str, request: Mapping[str, Any], within: Within | None = None
+    ) -> JobRecord:
+        """Queue a job of a kind that has a handler; its request is JSON. See JobStore.add."""
         assert kind in self._handlers, kind
-        job = self._jobs.add(kind, request)
+        job = self._jobs.add(kind, request, within)
         self._wake.set()
         return job
 
@@ -83,7 +86,7 @@ class JobWorker:
 
     def _do(self, job: JobRecord) -> None:
         try:
-            result = self._handlers[job.kind](job.request, lambda share: self._advance(job, share))
+            result = self._handlers[job.kind](job, lambda share: self._advance(job, share))
         except Interrupted:
             self._jobs.requeue(job.id)
         except DBAPIError:

@@ -42,7 +42,8 @@ class Steps:
         self.begun: list[Mapping[str, Any]] = []
         self.finished: list[Mapping[str, Any]] = []
 
-    def __call__(self, request: Mapping[str, Any], advance: Advance) -> dict[str, Any]:
+    def __call__(self, job: JobRecord, advance: Advance) -> dict[str, Any]:
+        request = job.request
         self.begun.append(request)
         advance(0.5)
         self.is_between.set()
@@ -111,7 +112,7 @@ def test_progress_is_seen_while_a_job_runs(jobs: JobStore, start: Start) -> None
 def test_a_job_that_fails_says_why_as_a_request_would(
     jobs: JobStore, start: Start, error: Exception
 ) -> None:
-    def fail(request: Mapping[str, Any], advance: Advance) -> dict[str, Any]:
+    def fail(job: JobRecord, advance: Advance) -> dict[str, Any]:
         raise error
 
     steps = Steps()
@@ -210,7 +211,7 @@ def test_jobs_of_an_unknown_kind_wait_for_a_server_that_knows_it(
 def test_the_thread_is_quiet_and_other_threads_are_not(jobs: JobStore, start: Start) -> None:
     before = torch.get_num_threads()
 
-    def look(request: Mapping[str, Any], advance: Advance) -> dict[str, Any]:
+    def look(job: JobRecord, advance: Advance) -> dict[str, Any]:
         nice = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
         return {"threads": torch.get_num_threads(), "nice": nice}
 
