@@ -11,7 +11,7 @@ from typing import Any
 
 from adapters_store.evaluation.errors import InvalidSetting
 from adapters_store.evaluation.metrics import Metric, metrics_of
-from adapters_store.evaluation.scores import Scoreboard
+from adapters_store.evaluation.scores import Sample, Scoreboard
 from adapters_store.evaluation.statistics import Bootstrap, compare, interval
 
 MAX_CONFIDENCE = 0.995
@@ -21,10 +21,17 @@ MIN_ROWS = 20
 
 @dataclass(frozen=True, slots=True)
 class DeltaOver:
-    """Better than `subject` by at least `delta`, in the metric's unit; below 0: hardly worse."""
+    """Better than `subject` by at least `delta`, in the metric's unit; below 0: hardly worse.
+
+    Raises InvalidSetting.
+    """
 
     subject: str
     delta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not isfinite(self.delta):
+            raise InvalidSetting("min_delta_over.delta", self.delta, "must be finite")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +51,10 @@ class Gate:
 
     def __post_init__(self) -> None:
         metrics_of([self.metric])
-        delta = self.min_delta_over and self.min_delta_over.delta
-        if self.min is None and delta is None:
-            raise InvalidSetting("min", None, "or min_delta_over must be given")
-        for field, bar in (("min", self.min), ("min_delta_over.delta", delta)):
-            if bar is not None and not isfinite(bar):
-                raise InvalidSetting(field, bar, "must be finite")
+        if self.min is None and self.min_delta_over is None:
+            raise InvalidSetting("min", None, "it or min_delta_over must be given")
+        if self.min is not None and not isfinite(self.min):
+            raise InvalidSetting("min", self.min, "must be finite")
         if not 0.5 < self.confidence <= MAX_CONFIDENCE:
             reason = f"must be above 0.5 and at most {MAX_CONFIDENCE}"
             raise InvalidSetting("confidence", self.confidence, reason)
@@ -83,11 +88,12 @@ def decide(gate: Gate, subject: str, board: Scoreboard, seed: int = 0) -> Decisi
     (metric,) = metrics_of([gate.metric])
     # A two-sided interval of twice the tail has the one-sided bound as its end.
     bootstrap = Bootstrap(2 * gate.confidence - 1, RESAMPLES, seed)
-    conditions = [_enough_rows(gate, board)]
+    trial = _Trial(gate, metric, subject, board, bootstrap)
+    conditions = [trial.enough_rows()]
     if gate.min is not None:
-        conditions.append(_reaches(gate, metric, subject, board, bootstrap))
+        conditions.append(trial.reaches(gate.min))
     if gate.min_delta_over is not None:
-        conditions.append(_improves(gate, metric, subject, board, bootstrap))
+        conditions.append(trial.improves(gate.min_delta_over))
     return Decision(
         promoted=all(each.met for each in conditions),
         reasons=tuple(each.reason for each in conditions),
@@ -101,52 +107,50 @@ def decide(gate: Gate, subject: str, board: Scoreboard, seed: int = 0) -> Decisi
     )
 
 
-def _enough_rows(gate: Gate, board: Scoreboard) -> Condition:
-    fewest = min((board.num_rows.get(task, 0) for task in board.tasks(gate.task)), default=0)
-    met = fewest >= gate.min_rows
-    reason = f"{fewest} rows in the smallest task, {gate.min_rows} wanted"
-    return Condition("min_rows", gate.min_rows, fewest, fewest, met, reason)
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    gate: Gate
+    metric: Metric
+    subject: str
+    board: Scoreboard
+    bootstrap: Bootstrap
 
+    def enough_rows(self) -> Condition:
+        wanted, tasks = self.gate.min_rows, self.board.tasks(self.gate.task)
+        fewest = min((self.board.num_rows.get(task, 0) for task in tasks), default=0)
+        reason = f"min_rows: {fewest} in the smallest task, {wanted} wanted"
+        return Condition("min_rows", wanted, fewest, fewest, fewest >= wanted, reason)
 
-def _reaches(
-    gate: Gate, metric: Metric, subject: str, board: Scoreboard, bootstrap: Bootstrap
-) -> Condition:
-    assert gate.min is not None
-    samples = board.samples(subject, metric.name, board.tasks(gate.task))
-    if samples is None:
-        return _missing("min", gate.min, metric, subject)
-    found = interval(samples, metric.scale, bootstrap)
-    if metric.higher_is_better:
-        return _held("min", gate, gate.min, found.mean, found.low, found.low >= gate.min)
-    return _held("min", gate, gate.min, found.mean, found.high, found.high <= gate.min)
+    def reaches(self, bar: float) -> Condition:
+        samples = self._samples(self.subject)
+        if samples is None:
+            return self._missing("min", bar, self.subject)
+        found = interval(samples, self.metric.scale, self.bootstrap)
+        if self.metric.higher_is_better:
+            return self._held("min", bar, found.mean, found.low, found.low >= bar)
+        return self._held("min", bar, found.mean, found.high, found.high <= bar)
 
+    def improves(self, over: DeltaOver) -> Condition:
+        mine, theirs = self._samples(self.subject), self._samples(over.subject)
+        if mine is None or theirs is None:
+            lacking = self.subject if mine is None else over.subject
+            return self._missing("min_delta_over", over.delta, lacking)
+        better, worse = (mine, theirs) if self.metric.higher_is_better else (theirs, mine)
+        gain = compare(better, worse, self.metric.scale, self.bootstrap)
+        met = gain.low >= over.delta
+        return self._held("min_delta_over", over.delta, gain.delta, gain.low, met)
 
-def _improves(
-    gate: Gate, metric: Metric, subject: str, board: Scoreboard, bootstrap: Bootstrap
-) -> Condition:
-    over = gate.min_delta_over
-    assert over is not None
-    tasks = board.tasks(gate.task)
-    mine, theirs = (board.samples(each, metric.name, tasks) for each in (subject, over.subject))
-    if mine is None or theirs is None:
-        lacking = subject if mine is None else over.subject
-        return _missing("min_delta_over", over.delta, metric, lacking)
-    better, worse = (mine, theirs) if metric.higher_is_better else (theirs, mine)
-    gain = compare(better, worse, metric.scale, bootstrap)
-    met = gain.low >= over.delta
-    return _held("min_delta_over", gate, over.delta, gain.delta, gain.low, met)
+    def _samples(self, subject: str) -> list[Sample] | None:
+        return self.board.samples(subject, self.metric.name, self.gate.task)
 
+    def _missing(self, condition: str, bar: float, subject: str) -> Condition:
+        reason = f"{condition}: not every row of {subject} has its {self.metric.name}"
+        return Condition(condition, bar, None, None, False, reason)
 
-def _missing(condition: str, bar: float, metric: Metric, subject: str) -> Condition:
-    reason = f"{condition}: not every row of {subject} has a {metric.name}"
-    return Condition(condition, bar, None, None, False, reason)
-
-
-def _held(
-    condition: str, gate: Gate, bar: float, found: float, bound: float, met: bool
-) -> Condition:
-    reason = (
-        f"{condition}: {gate.metric} is {found:.4g}, at confidence {gate.confidence:g} "
-        f"{bound:.4g}; the bar of {bar:g} is {'met' if met else 'missed'}"
-    )
-    return Condition(condition, bar, found, bound, met, reason)
+    def _held(self, condition: str, bar: float, found: float, bound: float, met: bool) -> Condition:
+        reason = (
+            f"{condition}: {self.metric.name} is {found:.4g}, at confidence "
+            f"{self.gate.confidence:g} {bound:.4g}: the bar of {bar:g} is "
+            f"{'met' if met else 'missed'}"
+        )
+        return Condition(condition, bar, found, bound, met, reason)

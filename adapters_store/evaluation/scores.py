@@ -69,9 +69,9 @@ class Scoreboard:
         complete = 0 < len(found) == self.num_rows.get(task, 0)
         return Sample.of(found) if complete else None
 
-    def samples(self, subject: str, metric: str, tasks: Sequence[str]) -> list[Sample] | None:
-        """One sample for each of `tasks`; None if one is not complete, or there are no tasks."""
-        found = [self.sample(subject, task, metric) for task in tasks]
+    def samples(self, subject: str, metric: str, task: str | None) -> list[Sample] | None:
+        """The samples of `tasks(task)`; None if one is not complete, or there are no tasks."""
+        found = [self.sample(subject, each, metric) for each in self.tasks(task)]
         whole = [sample for sample in found if sample is not None]
         return whole if found and len(whole) == len(found) else None
 

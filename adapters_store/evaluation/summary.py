@@ -3,9 +3,9 @@
 What is not complete is left out, never estimated from less. Knows no files and no reports.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from adapters_store.evaluation.errors import ScoresRefused
 from adapters_store.evaluation.metrics import Metric
@@ -19,6 +19,7 @@ from adapters_store.evaluation.statistics import (
 )
 
 BASE = "base"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,61 +70,53 @@ def summarize(
     """
     if reference is not None and reference not in board.scores:
         raise ScoresRefused(f"there is no subject {reference!r} to compare with")
-    drawn = bootstrap or Bootstrap()
-    others = [] if reference is None else [each for each in board.scores if each != reference]
+    view = _View(board, metrics, bootstrap or Bootstrap())
+    subjects, tasks = list(board.scores), board.tasks()
     return Summary(
-        results=tuple(
-            found
-            for subject in board.scores
-            for task in board.tasks()
-            if (found := _result(board, subject, task, metrics, drawn))
-        ),
-        overall=tuple(
-            found
-            for subject in board.scores
-            if (found := _result(board, subject, None, metrics, drawn))
-        ),
-        comparisons=tuple(
-            found
-            for subject in others
-            for task in (None, *board.tasks())
-            if (found := _compared(board, subject, str(reference), task, metrics, drawn))
+        results=_found(view.result(subject, task) for subject in subjects for task in tasks),
+        overall=_found(view.result(subject, None) for subject in subjects),
+        comparisons=_found(
+            view.compared(subject, reference, task)
+            for subject in subjects
+            if reference is not None and subject != reference
+            for task in (None, *tasks)
         ),
     )
 
 
-def _result(
-    board: Scoreboard,
-    subject: str,
-    task: str | None,
-    metrics: Sequence[Metric],
-    bootstrap: Bootstrap,
-) -> Result | None:
-    found = {
-        metric.name: interval(samples, metric.scale, bootstrap)
-        for metric in metrics
-        if (samples := board.samples(subject, metric.name, board.tasks(task)))
-    }
-    return Result(subject, task, found, next(iter(found.values())).n) if found else None
+@dataclass(frozen=True, slots=True)
+class _View:
+    board: Scoreboard
+    metrics: Sequence[Metric]
+    bootstrap: Bootstrap
+
+    def result(self, subject: str, task: str | None) -> Result | None:
+        """None where no metric has all its scores."""
+        found = {
+            metric.name: interval(samples, metric.scale, self.bootstrap)
+            for metric in self.metrics
+            if (samples := self.board.samples(subject, metric.name, task))
+        }
+        return Result(subject, task, found, self._num_rows(task)) if found else None
+
+    def compared(self, subject: str, reference: str, task: str | None) -> Compared | None:
+        """None where no metric has all its scores of both."""
+        found = {
+            metric.name: compare(a, b, metric.scale, self.bootstrap)
+            for metric in self.metrics
+            if (a := self.board.samples(subject, metric.name, task))
+            and (b := self.board.samples(reference, metric.name, task))
+        }
+        if not found:
+            return None
+        return Compared(subject, reference, task, found, self._num_rows(task))
+
+    def _num_rows(self, task: str | None) -> int:
+        return sum(self.board.num_rows[each] for each in self.board.tasks(task))
 
 
-def _compared(
-    board: Scoreboard,
-    subject: str,
-    reference: str,
-    task: str | None,
-    metrics: Sequence[Metric],
-    bootstrap: Bootstrap,
-) -> Compared | None:
-    tasks, found = board.tasks(task), {}
-    for metric in metrics:
-        a = board.samples(subject, metric.name, tasks)
-        b = board.samples(reference, metric.name, tasks)
-        if a and b:
-            found[metric.name] = compare(a, b, metric.scale, bootstrap)
-    if not found:
-        return None
-    return Compared(subject, reference, task, found, next(iter(found.values())).n)
+def _found(results: Iterable[T | None]) -> tuple[T, ...]:
+    return tuple(each for each in results if each is not None)
 
 
 def _flat(each: Result | Compared) -> dict[str, Any]:
