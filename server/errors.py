@@ -21,6 +21,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from adapters_store import errors as store
+from adapters_store.evaluation import errors as scoring
+from adapters_store.registry import evaluation_errors as evaluations
 from server.adapters import errors as memory
 from server.engine import errors as engine
 
@@ -126,21 +128,32 @@ TABLE: Mapping[type[Exception], Row] = {
     engine.InvalidParameter: Row(400, INVALID, "invalid_parameter"),
     store.InvalidName: Row(400, INVALID, "invalid_name"),
     store.InvalidMerge: Row(400, INVALID, "invalid_merge"),
+    scoring.RowRefused: Row(400, INVALID, "row_refused"),
+    scoring.DataSetRefused: Row(400, INVALID, "dataset_refused", "dataset"),
+    scoring.UnknownMetric: Row(400, INVALID, "unknown_metric", "metrics"),
+    scoring.InvalidSetting: Row(400, INVALID, "invalid_setting"),
     Unauthorized: Row(401, "authentication_error", "invalid_api_key"),
     store.SignatureRefused: Row(403, "permission_error", "signature_refused", "signature"),
     ModelNotFound: Row(404, NOT_FOUND, "model_not_found"),
     store.AdapterNotFound: Row(404, NOT_FOUND, "adapter_not_found"),
     JobNotFound: Row(404, NOT_FOUND, "job_not_found"),
+    evaluations.DataSetNotFound: Row(404, NOT_FOUND, "dataset_not_found", "dataset"),
+    evaluations.TaskNotBuilt: Row(404, NOT_FOUND, "task_not_built", "task"),
+    evaluations.EvaluationNotFound: Row(404, NOT_FOUND, "evaluation_not_found", "evaluation"),
     store.SourceNotFound: Row(404, NOT_FOUND, "source_not_found", "lora_path"),
     NotLoaded: Row(409, "conflict_error", "not_loaded"),
     store.NameConflict: Row(409, "conflict_error", "name_conflict", "name"),
     store.AdapterInUse: Row(409, "conflict_error", "adapter_in_use"),
     store.NoEarlierTarget: Row(409, "conflict_error", "no_earlier_target", "alias"),
     JobCancelled: Row(409, "conflict_error", "job_cancelled"),
+    evaluations.DataSetInUse: Row(409, "conflict_error", "dataset_in_use", "dataset"),
+    evaluations.SubjectGone: Row(409, "conflict_error", "subject_gone", "subjects"),
+    evaluations.BaseChanged: Row(409, "conflict_error", "base_changed"),
     store.BaseMismatch: Row(409, "conflict_error", "base_mismatch"),
     BodyTooLarge: Row(413, INVALID, "body_too_large"),
     store.MergeTooLarge: Row(413, INVALID, "merge_too_large", "adapters"),
     store.AdapterTooLarge: Row(413, INVALID, "adapter_too_large", "file"),
+    evaluations.DataSetTooLarge: Row(413, INVALID, "dataset_too_large", "file"),
     UnsupportedMedia: Row(415, INVALID, "unsupported_media_type"),
     store.AdapterRefused: Row(422, INVALID, "adapter_refused", "file"),
     store.InvalidMetadata: Row(422, INVALID, "invalid_metadata"),
@@ -148,6 +161,7 @@ TABLE: Mapping[type[Exception], Row] = {
     memory.LeaseQueueFull: Row(429, "rate_limit_error", "adapter_queue_full"),
     ClientGone: Row(499, INVALID, "client_closed_request"),
     engine.StepFailed: Row(500, SERVER, "step_failed"),
+    scoring.ScoresRefused: Row(500, SERVER, "scores_refused"),
     store.BlobCorrupt: Row(500, SERVER, "blob_corrupt"),
     engine.EngineStopped: Row(503, SERVER, "stopping"),
     store.BlobsUnavailable: Row(503, SERVER, "blobs_unavailable"),

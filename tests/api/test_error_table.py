@@ -8,12 +8,13 @@ import pytest
 from servers import RunningServer
 
 from adapters_store.errors import AdapterRefused, StoreError
+from adapters_store.evaluation.errors import EvaluationError
 from server.adapters.errors import AdapterMemoryError, LeaseQueueFull
 from server.engine.errors import EngineError, QueueFull, StepFailed
 from server.errors import TABLE, UNEXPECTED, RequestError, error_body, error_headers, row_of
 from server.model.errors import ModelError
 
-ABSTRACT = {StoreError, EngineError, RequestError, AdapterMemoryError}
+ABSTRACT = {StoreError, EvaluationError, EngineError, RequestError, AdapterMemoryError}
 ERROR_FIELDS = {"message", "type", "param", "code"}
 
 
