@@ -126,9 +126,10 @@ class _Trial:
         if samples is None:
             return self._missing("min", bar, self.subject)
         found = interval(samples, self.metric.scale, self.bootstrap)
-        if self.metric.higher_is_better:
-            return self._held("min", bar, found.mean, found.low, found.low >= bar)
-        return self._held("min", bar, found.mean, found.high, found.high <= bar)
+        higher = self.metric.higher_is_better
+        bound = found.low if higher else found.high
+        met = bound >= bar if higher else bound <= bar
+        return self._held("min", bar, found.mean, bound, met, f"is {found.mean:.4g}")
 
     def improves(self, over: DeltaOver) -> Condition:
         mine, theirs = self._samples(self.subject), self._samples(over.subject)
@@ -137,20 +138,21 @@ class _Trial:
             return self._missing("min_delta_over", over.delta, lacking)
         better, worse = (mine, theirs) if self.metric.higher_is_better else (theirs, mine)
         gain = compare(better, worse, self.metric.scale, self.bootstrap)
-        met = gain.low >= over.delta
-        return self._held("min_delta_over", over.delta, gain.delta, gain.low, met)
+        told, met = f"is {gain.delta:.4g} better than {over.subject}'s", gain.low >= over.delta
+        return self._held("min_delta_over", over.delta, gain.delta, gain.low, met, told)
 
     def _samples(self, subject: str) -> list[Sample] | None:
         return self.board.samples(subject, self.metric.name, self.gate.task)
 
-    def _missing(self, condition: str, bar: float, subject: str) -> Condition:
-        reason = f"{condition}: not every row of {subject} has its {self.metric.name}"
-        return Condition(condition, bar, None, None, False, reason)
+    def _missing(self, name: str, bar: float, subject: str) -> Condition:
+        reason = f"{name}: not every row of {subject} has its {self.metric.name}"
+        return Condition(name, bar, None, None, False, reason)
 
-    def _held(self, condition: str, bar: float, found: float, bound: float, met: bool) -> Condition:
+    def _held(
+        self, name: str, bar: float, found: float, bound: float, met: bool, told: str
+    ) -> Condition:
         reason = (
-            f"{condition}: {self.metric.name} is {found:.4g}, at confidence "
-            f"{self.gate.confidence:g} {bound:.4g}: the bar of {bar:g} is "
-            f"{'met' if met else 'missed'}"
+            f"{name}: {self.metric.name} {told}, at confidence {self.gate.confidence:g} "
+            f"{bound:.4g}: the bar of {bar:g} is {'met' if met else 'missed'}"
         )
-        return Condition(condition, bar, found, bound, met, reason)
+        return Condition(name, bar, found, bound, met, reason)

@@ -1,0 +1,246 @@
+"""Intervals hold what they promise, comparisons are paired, and both depend on the seed alone."""
+
+from collections.abc import Sequence
+from math import exp
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters_store.evaluation import statistics as module
+from adapters_store.evaluation.errors import InvalidSetting, ScoresRefused
+from adapters_store.evaluation.metrics import NATS, PERCENT, PERPLEXITY
+from adapters_store.evaluation.scores import Sample, Scale, Score
+from adapters_store.evaluation.statistics import Bootstrap, aggregate, compare, interval
+
+FEW = Bootstrap(resamples=200)
+PERCENTS = st.lists(st.floats(0, 100), min_size=1, max_size=30)
+PAIRS = st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=1, max_size=30)
+
+
+def sample(values: Sequence[float], weights: Sequence[float] | None = None) -> Sample:
+    return Sample.of([*map(Score, values, weights or [1.0] * len(values))])
+
+
+@given(st.lists(PERCENTS, min_size=1, max_size=3), st.sampled_from([PERCENT, NATS, PERPLEXITY]))
+def test_interval_holds_the_point_estimate_and_keeps_its_bounds(
+    tasks: list[list[float]], scale: Scale
+) -> None:
+    found = interval([sample(each) for each in tasks], scale, FEW)
+    assert found.low <= found.mean <= found.high
+    assert found.n == sum(map(len, tasks))
+    if scale is PERCENT:
+        assert found.low >= -1e-9
+        assert found.high <= 100 + 1e-9
+
+
+@given(PERCENTS, PERCENTS)
+def test_tasks_weigh_alike_however_many_rows_they_have(a: list[float], b: list[float]) -> None:
+    found = interval([sample(a), sample(b)], PERCENT, FEW).mean
+    assert found == pytest.approx((np.mean(a) + np.mean(b)) / 2)
+
+
+def test_perplexity_is_that_of_all_tokens_and_its_mean_is_over_tasks() -> None:
+    one, other = sample([1.0, 0.5], [1, 4]), sample([2.0], [7])
+    assert aggregate([one], PERPLEXITY) == pytest.approx(exp(0.6))
+    assert aggregate([one, other], PERPLEXITY) == pytest.approx((exp(0.6) + exp(2)) / 2)
+
+
+def test_interval_of_perplexity_is_that_of_loss_seen_through_exp() -> None:
+    rng = np.random.default_rng(1)
+    rows = sample(list(rng.gamma(2, 1, 50)), list(rng.integers(1, 9, 50)))
+    loss, perplexity = (interval([rows], scale, FEW) for scale in (NATS, PERPLEXITY))
+    assert [perplexity.low, perplexity.mean, perplexity.high] == pytest.approx(
+        [exp(loss.low), exp(loss.mean), exp(loss.high)]
+    )
+
+
+def test_same_seed_same_interval_and_another_seed_another() -> None:
+    rows = [sample(list(range(50)))]
+    assert interval(rows, PERCENT, Bootstrap(seed=1)) == interval(rows, PERCENT, Bootstrap(seed=1))
+    assert interval(rows, PERCENT, Bootstrap(seed=1)) != interval(rows, PERCENT, Bootstrap(seed=2))
+
+
+def test_memory_for_draws_is_bounded_and_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, other = [sample(list(range(50)))], [sample(list(range(50))[::-1])]
+    whole = interval(rows, PERCENT, FEW), compare(rows, other, PERCENT, FEW)
+    monkeypatch.setattr(module, "MAX_DRAWS_AT_ONCE", 64)  # a resample at a time
+    parts = interval(rows, PERCENT, FEW), compare(rows, other, PERCENT, FEW)
+    assert parts[0] == whole[0]
+    assert parts[1].low == whole[1].low
+
+
+def test_wider_confidence_is_a_wider_interval() -> None:
+    rows = [sample(list(range(50)))]
+    widths = [
+        (found := interval(rows, PERCENT, Bootstrap(confidence))).high - found.low
+        for confidence in (0.5, 0.8, 0.95, 0.99)
+    ]
+    assert widths == sorted(widths)
+
+
+@pytest.mark.parametrize("n", [1, 2, 20, 100])
+def test_rows_all_right_have_the_exact_binomial_bound(n: int) -> None:
+    found = interval([sample([100.0] * n)], PERCENT, FEW)
+    assert (found.mean, found.high) == (100, 100)
+    assert found.low == pytest.approx(100 * 0.025 ** (1 / n))  # Clopper and Pearson's
+
+
+def test_one_row_says_next_to_nothing() -> None:
+    found = interval([sample([60.0])], PERCENT, FEW)
+    assert found.low == pytest.approx(1.5)
+    assert found.high == pytest.approx(99)
+    unbounded = interval([sample([0.7])], NATS, FEW)
+    assert (unbounded.low, unbounded.mean, unbounded.high) == (0.7, 0.7, 0.7)
+
+
+def test_rows_all_equal_in_many_tasks_count_together() -> None:
+    one = interval([sample([100.0] * 80)], PERCENT, FEW)
+    four = interval([sample([100.0] * 20)] * 4, PERCENT, FEW)
+    assert one.low == four.low
+
+
+@pytest.mark.parametrize(
+    ("draw", "truth"),
+    [
+        pytest.param(lambda rng, n: 100.0 * (rng.random(n) < 0.7), 70, id="right or wrong"),
+        pytest.param(lambda rng, n: 100 * rng.beta(1, 3, n), 25, id="skewed"),
+    ],
+)
+def test_interval_covers_the_truth_as_often_as_it_says(draw: object, truth: float) -> None:
+    assert callable(draw)
+    rng, covered = np.random.default_rng(5), 0
+    for seed in range(300):
+        found = interval([sample(list(draw(rng, 60)))], PERCENT, Bootstrap(0.9, 300, seed))
+        covered += found.low <= truth <= found.high
+    assert 0.86 <= covered / 300 <= 0.94
+
+
+def test_interval_over_tasks_draws_rows_within_their_task() -> None:
+    """Tasks far apart: were rows drawn across them, the interval would be as wide as that."""
+    low, high = sample([9.0, 11.0] * 20), sample([89.0, 91.0] * 20)
+    found = interval([low, high], NATS, FEW)
+    assert 49.5 < found.low < 50 < found.high < 50.5
+
+
+@given(PAIRS)
+def test_comparison_counts_and_is_paired(pairs: list[tuple[float, float]]) -> None:
+    a, b = ([sample(side)] for side in zip(*pairs, strict=True))
+    found, back = compare(a, b, PERCENT, FEW), compare(b, a, PERCENT, FEW)
+    assert found.low <= found.delta <= found.high
+    assert found.delta == pytest.approx(np.mean([x - y for x, y in pairs]), abs=1e-9)
+    assert found.wins == sum(x > y for x, y in pairs) == back.losses
+    assert found.losses == sum(x < y for x, y in pairs) == back.wins
+    assert found.wins + found.losses + found.ties == found.n == len(pairs)
+    assert 0 < found.p_value <= 1
+    assert back.delta == -found.delta
+    assert (back.low, back.high) == pytest.approx((-found.high, -found.low), abs=1e-9)
+
+
+def test_lower_is_better_wins_with_less() -> None:
+    found = compare([sample([1.0, 2.0, 3.0])], [sample([2.0, 2.0, 1.0])], NATS, FEW)
+    assert (found.wins, found.losses, found.ties) == (1, 1, 1)
+    assert found.delta == pytest.approx(1 / 3)
+
+
+def test_a_small_gain_on_every_row_is_seen_where_unpaired_intervals_overlap() -> None:
+    rng = np.random.default_rng(3)
+    base = rng.uniform(20, 80, 200)
+    a, b = [sample(list(base + rng.uniform(1, 3, 200)))], [sample(list(base))]
+    assert interval(a, NATS, FEW).low < interval(b, NATS, FEW).high
+    found = compare(a, b, NATS, FEW)
+    assert found.low > 1.5
+    assert found.p_value == pytest.approx(1 / 201)  # the least that so many draws can say
+
+
+def test_what_is_equal_is_not_told_apart() -> None:
+    rows = [sample([0.0, 50.0, 100.0] * 30)]
+    found = compare(rows, rows, PERCENT, FEW)
+    assert (found.delta, found.p_value, found.ties) == (0, 1, 90)
+    assert -5 < found.low < 0 < found.high < 5
+
+
+def test_p_value_of_few_rows_is_that_of_all_swaps() -> None:
+    """Four rows, all won by as much: of 16 ways to swap, 2 are as large."""
+    found = compare([sample([2.0] * 4)], [sample([1.0] * 4)], PERCENT, Bootstrap(resamples=20_000))
+    assert found.p_value == pytest.approx(2 / 16, abs=0.01)
+
+
+def test_p_value_is_uniform_where_nothing_differs() -> None:
+    rng = np.random.default_rng(8)
+    values = [
+        compare(
+            [sample(list(rng.normal(50, 9, 40)))],
+            [sample(list(rng.normal(50, 9, 40)))],
+            PERCENT,
+            Bootstrap(resamples=100, seed=seed),
+        ).p_value
+        for seed in range(300)
+    ]
+    assert np.mean(np.array(values) < 0.1) == pytest.approx(0.1, abs=0.05)
+    assert np.mean(values) == pytest.approx(0.5, abs=0.06)
+
+
+@given(PAIRS, st.randoms(use_true_random=False))
+def test_order_of_rows_changes_no_score(pairs: list[tuple[float, float]], random: object) -> None:
+    shuffled = list(pairs)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    before, after = (
+        compare(*([sample(side)] for side in zip(*each, strict=True)), PERCENT, FEW)
+        for each in (pairs, shuffled)
+    )
+    assert (before.delta, before.wins) == (after.delta, after.wins)
+
+
+def test_ten_thousand_rows_are_drawn_in_parts() -> None:
+    values = list(np.random.default_rng(2).uniform(0, 100, 10_000))
+    found = interval([sample(values)], PERCENT, FEW)
+    half = 1.96 * 28.87 / 100  # of the normal approximation
+    assert [found.low, found.high] == pytest.approx([found.mean - half, found.mean + half], abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("scores", "reason"),
+    [
+        ([], "there are none"),
+        ([Score(1.0), Score(float("nan"))], "row 2 has"),
+        ([Score(float("inf"))], "row 1 has"),
+        ([Score(1.0, 0.0)], "row 1 has"),
+        ([Score(1.0, -1.0)], "row 1 has"),
+        ([Score(1.0, float("nan"))], "row 1 has"),
+    ],
+)
+def test_scores_that_say_nothing_are_refused(scores: list[Score], reason: str) -> None:
+    with pytest.raises(ScoresRefused, match=reason):
+        Sample.of(scores)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "reason"),
+    [
+        ([sample([1, 2])], [sample([1])], "same rows"),
+        ([sample([1])], [sample([1])] * 2, "same rows"),
+        ([sample([1, 2], [1, 2])], [sample([1, 2], [2, 1])], "weigh"),
+    ],
+)
+def test_only_the_same_rows_are_compared(a: list[Sample], b: list[Sample], reason: str) -> None:
+    with pytest.raises(ScoresRefused, match=reason):
+        compare(a, b, PERCENT, FEW)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("confidence", 0.0),
+        ("confidence", 1.0),
+        ("confidence", float("nan")),
+        ("resamples", 0),
+        ("resamples", 100_001),
+        ("seed", -1),
+    ],
+)
+def test_settings_that_do_not_do_are_named(field: str, value: float) -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        Bootstrap(**{field: value})  # type: ignore[arg-type]
+    assert (caught.value.field, caught.value.value) == (field, value)
