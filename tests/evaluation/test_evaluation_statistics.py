@@ -47,6 +47,11 @@ def test_perplexity_is_that_of_all_tokens_and_its_mean_is_over_tasks() -> None:
     assert aggregate([one, other], PERPLEXITY) == pytest.approx((exp(0.6) + exp(2)) / 2)
 
 
+def test_rows_are_drawn_with_their_weights() -> None:
+    found = interval([sample([2.0] * 5, [1, 2, 3, 50, 100])], NATS, FEW)
+    assert (found.low, found.mean, found.high) == pytest.approx((2, 2, 2))
+
+
 def test_interval_of_perplexity_is_that_of_loss_seen_through_exp() -> None:
     rng = np.random.default_rng(1)
     rows = sample(list(rng.gamma(2, 1, 50)), list(rng.integers(1, 9, 50)))
@@ -139,9 +144,9 @@ def test_comparison_counts_and_is_paired(pairs: list[tuple[float, float]]) -> No
 
 
 def test_lower_is_better_wins_with_less() -> None:
-    found = compare([sample([1.0, 2.0, 3.0])], [sample([2.0, 2.0, 1.0])], NATS, FEW)
-    assert (found.wins, found.losses, found.ties) == (1, 1, 1)
-    assert found.delta == pytest.approx(1 / 3)
+    found = compare([sample([1.0, 1.0, 2.0, 3.0])], [sample([2.0, 4.0, 2.0, 1.0])], NATS, FEW)
+    assert (found.wins, found.losses, found.ties) == (2, 1, 1)
+    assert found.delta == pytest.approx(-0.5)
 
 
 def test_a_small_gain_on_every_row_is_seen_where_unpaired_intervals_overlap() -> None:
@@ -187,7 +192,7 @@ def test_order_of_rows_changes_no_score(pairs: list[tuple[float, float]], random
     shuffled = list(pairs)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     before, after = (
-        compare(*([sample(side)] for side in zip(*each, strict=True)), PERCENT, FEW)
+        compare([sample([x for x, _ in each])], [sample([y for _, y in each])], PERCENT, FEW)
         for each in (pairs, shuffled)
     )
     assert (before.delta, before.wins) == (after.delta, after.wins)

@@ -1,6 +1,6 @@
 """A summary has every complete cell, means over tasks, and comparisons with one subject."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import exp
 
 import pytest
@@ -18,7 +18,7 @@ F1 = [METRICS["f1"]]
 NUM_ROWS = {"long": 4, "short": 2}
 
 
-def board(scores: Mapping[str, Mapping[str, list[float]]]) -> Scoreboard:
+def board(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> Scoreboard:
     """Percentages of F1 by subject and task."""
     return Scoreboard(
         NUM_ROWS,
@@ -29,7 +29,7 @@ def board(scores: Mapping[str, Mapping[str, list[float]]]) -> Scoreboard:
     )
 
 
-FULL = {
+FULL: dict[str, dict[str, list[float]]] = {
     BASE: {"short": [0, 100], "long": [10, 20, 30, 40]},
     "sql@3": {"short": [50, 100], "long": [10, 30, 30, 70]},
 }
