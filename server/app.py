@@ -17,13 +17,15 @@ import server
 from server.adapters.background import start_pool
 from server.adapters.merged import MergedAdapters
 from server.adapters.pins import PinnedNames
-from server.adapters.sources import PrototypesOf
+from server.adapters.sources import PrototypesOf, Source
 from server.api import (
     adapters,
     aliases,
     chat,
     completions,
+    datasets,
     diagnose,
+    evaluations,
     health,
     jobs,
     loading,
@@ -38,16 +40,26 @@ from server.api.middleware import AnswerDefects, ApiKey, BodyLimit, CountAnswers
 from server.api.services import Services
 from server.engine.loop import EngineLoop
 from server.errors import TABLE
-from server.metrics import EngineCollector, MergeCollector, RequestMetrics, render
+from server.evaluation.asking import RowReader
+from server.evaluation.engine_room import EngineRoom
+from server.evaluation.subjects import SourcesOf
+from server.metrics import EngineCollector, EvaluationCounts, MergeCollector, RequestMetrics, render
 from server.model.checkpoint import Checkpoint, open_checkpoint
 from server.model.demo_base import NAME as DEMO_NAME
 from server.model.demo_base import ensure_demo_base
 from server.model.text import TextCodec
 from server.runtime import Runtime, build_runtime
 from server.settings import DEMO, Settings
-from server.storage import Report, open_jobs, open_merger, open_sources, open_store
+from server.storage import (
+    Report,
+    open_evaluations,
+    open_jobs,
+    open_merger,
+    open_sources,
+    open_store,
+)
 
-UPLOAD_ROUTE = "/v1/adapters"
+UPLOAD_ROUTE, DATASET_ROUTE = "/v1/adapters", "/v1/datasets"
 MERGE_NICENESS = 15  # running requests come first
 FORM_OVERHEAD = 1 << 20  # bytes of an upload's form around the file
 
@@ -69,7 +81,9 @@ def create_app(settings: Settings, report: Report = logger.info) -> FastAPI:
         for name in services.store.registry.pinned_names():
             await services.pins.keep(name)
         services.jobs.start()
+        services.evaluations.worker.start()
         yield
+        services.evaluations.worker.stop()
         services.jobs.stop()
         services.engine.stop()
         services.store.close()
@@ -89,6 +103,8 @@ def create_app(settings: Settings, report: Report = logger.info) -> FastAPI:
         diagnose,
         merges,
         jobs,
+        datasets,
+        evaluations,
         uploads,
         stats,
         aliases,
@@ -114,10 +130,18 @@ def build_services(settings: Settings, report: Report) -> Services:
     quiet = start_pool("merges", 1, niceness=MERGE_NICENESS)
     merged = MergedAdapters(merger.merge, merger.predict, store.load, quiet)
     pins = PinnedNames(runtime.memory, runtime.source, store.registry.pinned_digests)
-    registry = _metrics(runtime, merged, base_name)
+    counts = EvaluationCounts()
+    registry = _metrics(runtime, merged, counts, base_name)
+    codec, engine = TextCodec(checkpoint.tokenizer), EngineLoop(runtime.engine)
+
+    def prototypes(source: Source) -> PrototypesOf:
+        return PrototypesOf(source, runtime.memory.host.fetch, quiet)
+
+    sources = SourcesOf(runtime.source, prototypes, merged)
+    in_flight = max(1, config.max_num_seqs // 2)
     return Services(
         base_name=base_name,
-        codec=TextCodec(checkpoint.tokenizer),
+        codec=codec,
         vocab_size=checkpoint.config.vocab_size,
         sampling_defaults=checkpoint.sampling_defaults,
         max_model_len=config.max_model_len,
@@ -127,21 +151,31 @@ def build_services(settings: Settings, report: Report) -> Services:
         sources=open_sources(settings),
         memory=runtime.memory,
         source=runtime.source,
-        prototypes=lambda source: PrototypesOf(source, runtime.memory.host.fetch, quiet),
+        prototypes=prototypes,
         merged=merged,
         smallest_layer=min(math.prod(layer.shape) for layer in store.base.layers.values()),
         pins=pins,
         leaving={},
         merger=merger,
         jobs=open_jobs(settings, store, merger, pins.keep_soon),
-        engine=EngineLoop(runtime.engine),
+        evaluations=open_evaluations(
+            settings,
+            store,
+            lambda plan: RowReader(plan, codec, config.max_model_len),
+            lambda: EngineRoom(engine, runtime.memory, sources, in_flight),
+            pins.keep_soon,
+            counts,
+        ),
+        engine=engine,
         metrics=RequestMetrics(registry),
         render_metrics=lambda: render(registry),
         description=_description(base_name, runtime),
     )
 
 
-def _metrics(runtime: Runtime, merged: MergedAdapters, base_name: str) -> CollectorRegistry:
+def _metrics(
+    runtime: Runtime, merged: MergedAdapters, evaluated: EvaluationCounts, base_name: str
+) -> CollectorRegistry:
     """What the metrics page reads."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
@@ -150,6 +184,7 @@ def _metrics(runtime: Runtime, merged: MergedAdapters, base_name: str) -> Collec
         EngineCollector(runtime.engine.stats, runtime.memory, base_name, max_num_seqs)
     )
     registry.register(MergeCollector(merged.counts))
+    registry.register(evaluated)
     return registry
 
 
@@ -190,11 +225,13 @@ def _handle_errors(app: FastAPI) -> None:
 def _wrap(app: FastAPI, settings: Settings, services: Services) -> None:
     """The last one added is the first one passed."""
 
+    limits = {
+        UPLOAD_ROUTE: settings.max_upload_bytes + FORM_OVERHEAD,
+        DATASET_ROUTE: settings.max_dataset_bytes + FORM_OVERHEAD,
+    }
+
     def body_limit(path: str) -> int:
-        is_upload = path == UPLOAD_ROUTE
-        return (
-            settings.max_upload_bytes + FORM_OVERHEAD if is_upload else settings.max_request_bytes
-        )
+        return limits.get(path, settings.max_request_bytes)
 
     app.add_middleware(AnswerDefects)
     app.add_middleware(BodyLimit, limit_of=body_limit)

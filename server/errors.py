@@ -147,6 +147,7 @@ TABLE: Mapping[type[Exception], Row] = {
     store.NoEarlierTarget: Row(409, "conflict_error", "no_earlier_target", "alias"),
     JobCancelled: Row(409, "conflict_error", "job_cancelled"),
     evaluations.DataSetInUse: Row(409, "conflict_error", "dataset_in_use", "dataset"),
+    evaluations.EvaluationNotDone: Row(409, "conflict_error", "evaluation_not_done"),
     evaluations.SubjectGone: Row(409, "conflict_error", "subject_gone", "subjects"),
     evaluations.BaseChanged: Row(409, "conflict_error", "base_changed"),
     store.BaseMismatch: Row(409, "conflict_error", "base_mismatch"),

@@ -6,7 +6,7 @@ Names that the Kubernetes gateway routes on are exported verbatim under `vllm:`.
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -136,6 +136,26 @@ class MergeCollector:
             ("read_bytes", "Bytes of members that merges read", counts.bytes_read),
         ):
             yield CounterMetricFamily(f"intarsia_merge_{name}", meaning, value)
+
+
+@dataclass(slots=True)
+class EvaluationCounts:
+    """What evaluations did since the start; only ever grows."""
+
+    rows: int = 0
+    seconds: float = 0.0
+
+    def add(self, rows: int, seconds: float) -> None:
+        """One more batch."""
+        self.rows += rows
+        self.seconds += seconds
+
+    def collect(self) -> Iterable[Metric]:
+        for name, meaning, value in (
+            ("rows", "Rows that evaluations asked of their subjects", self.rows),
+            ("seconds", "Time that evaluations ran", self.seconds),
+        ):
+            yield CounterMetricFamily(f"intarsia_evaluation_{name}", meaning, value)
 
 
 def _tiers(memory: AdapterMemory) -> Iterable[Metric]:

@@ -93,6 +93,9 @@ class Settings(BaseSettings):
     max_merge_cache_bytes: ByteSize = Field(
         ByteSize(1 << 30), gt=0, description="merged layers kept for merges that share them"
     )
+    max_dataset_bytes: ByteSize = Field(
+        ByteSize(256 << 20), gt=0, description="largest data set to be uploaded"
+    )
     max_request_bytes: ByteSize = Field(ByteSize(16 << 20), gt=0, description="largest JSON body")
 
     @field_validator("api_key")

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from adapters_store.canonical import sha256_of
 from adapters_store.errors import BlobsUnavailable, RegistryUnavailable, StoreError
 from adapters_store.ingest import AdapterStore
 from adapters_store.merging.cost import CostLimits
@@ -12,9 +13,17 @@ from adapters_store.merging.merger import Merger
 from adapters_store.signatures import TrustedKeys
 from adapters_store.sources import AdapterSources
 from adapters_store.validation import Limits
+from server.evaluation.asking import RowReader
+from server.evaluation.datasets import DataSets
+from server.evaluation.engine_room import EngineRoom
+from server.evaluation.evaluations import Evaluations
+from server.evaluation.job import KIND, EvaluationJobs
+from server.evaluation.plan import Plan
+from server.evaluation.store import EvaluationStore
 from server.jobs import merges
 from server.jobs.store import JobStore
 from server.jobs.worker import JobWorker
+from server.metrics import EvaluationCounts
 from server.model.checkpoint import Checkpoint
 from server.model.identity import base_identity
 from server.model.stored_rows import StoredRows
@@ -74,13 +83,42 @@ def open_merger(settings: Settings, store: AdapterStore) -> Merger:
 def open_jobs(
     settings: Settings, store: AdapterStore, merger: Merger, published: Callable[[str], None]
 ) -> JobWorker:
-    """The worker of this data directory, which every kind of job has its handler in.
+    """The worker of this data directory for all kinds of jobs but evaluations.
 
     `published` hears of every name that a job gave a version to.
     """
     handlers = {merges.KIND: merges.MergeJobs(store, merger, published)}
-    name = f"{socket.gethostname()}:{settings.data_dir.absolute()}"
-    return JobWorker(JobStore(store.registry.database), handlers, name)
+    return JobWorker(JobStore(store.registry.database), handlers, _worker_name(settings))
+
+
+def open_evaluations(
+    settings: Settings,
+    store: AdapterStore,
+    reader: Callable[[Plan], RowReader],
+    room: Callable[[], EngineRoom],
+    published: Callable[[str], None],
+    counts: EvaluationCounts,
+) -> Evaluations:
+    """Evaluations of this base, with a worker of their own: they take longer than merges."""
+    database = store.registry.database
+    layers = {name: layer.digest for name, layer in store.base.layers.items()}
+    base = {"name": store.base.name, "digest": sha256_of(layers)}
+    kept, datasets = EvaluationStore(database), DataSets(database)
+    jobs = EvaluationJobs(kept, datasets, reader, room, base, published, counts)
+    name = f"{_worker_name(settings)}:evaluations"
+    return Evaluations(
+        worker=JobWorker(JobStore(database), {KIND: jobs}, name),
+        store=kept,
+        datasets=datasets,
+        reader=reader,
+        base=base,
+        tasks=settings.data_dir / "tasks",
+        max_dataset_bytes=settings.max_dataset_bytes,
+    )
+
+
+def _worker_name(settings: Settings) -> str:
+    return f"{socket.gethostname()}:{settings.data_dir.absolute()}"
 
 
 def _entries(text: str | None) -> list[str]:

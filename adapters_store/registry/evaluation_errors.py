@@ -49,6 +49,14 @@ class EvaluationNotFound(StoreError):
         super().__init__(f"The evaluation {reprlib.repr(evaluation)} does not exist.")
 
 
+class EvaluationNotDone(StoreError):
+    """The results of `evaluation` are not there: it is `status`."""
+
+    def __init__(self, evaluation: str, status: str) -> None:
+        self.evaluation, self.status = evaluation, status
+        super().__init__(f"{evaluation} has no results: it is {status}")
+
+
 class SubjectGone(StoreError):
     """What `subject` needs was deleted while the evaluation waited or ran."""
 

@@ -38,9 +38,15 @@ class Claim:
     number: int  # in order of arrival
     sources: Sequence[Source]
     hold: bool
+    is_background: bool = False  # behind all that are not
     lease: Future[AdapterLease] = field(default_factory=Future)
     fetched: dict[str, Fetched] = field(default_factory=dict)  # what was not resident
     passes: int = 0  # claims that came later and were served before
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """Whoever has the smaller one is served first."""
+        return self.is_background, self.number
 
     @property
     def digests(self) -> set[str]:

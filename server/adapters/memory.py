@@ -46,15 +46,18 @@ class AdapterMemory:
 
     # Leases
 
-    def lease(self, sources: Sequence[Source], *, hold: bool = False) -> Future[AdapterLease]:
+    def lease(
+        self, sources: Sequence[Source], *, hold: bool = False, is_background: bool = False
+    ) -> Future[AdapterLease]:
         """All of `sources` on the device, as soon as may be; cancelling the future gives up.
 
-        `hold` says that the lease has no end, so that nobody need wait for it. The future fails
+        `hold` says that the lease has no end, so that nobody need wait for it; a background one
+        is given room when nobody else waits for any. The future fails
         with AdapterMemoryFull, or with what loading an adapter raises; nothing stays pinned then.
         Raises LeaseQueueFull.
         """
         with self._lock:
-            claim = self._waiting.add(sources, hold=hold)
+            claim = self._waiting.add(sources, hold=hold, is_background=is_background)
         claim.lease.add_done_callback(lambda lease: self._give_up(claim, lease))
         self._fetch(claim)
         return claim.lease
@@ -94,6 +97,12 @@ class AdapterMemory:
     def num_waiting(self) -> int:
         """Leases asked for and not yet given."""
         return len(self._waiting)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether somebody waits for room who is not in the background."""
+        with self._lock:
+            return self._waiting.is_crowded
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless the books of both tiers add up."""

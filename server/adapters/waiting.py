@@ -2,7 +2,8 @@
 
 First come, first served among those that are loaded to the host. While the first one waits for
 room, those that need none (all of theirs is resident) may pass it, `MAX_PASSES` times; then nobody
-does until it is served. Called under the lock of the device's memory.
+does until it is served. Background claims stand behind all others. Called under the lock of the
+device's memory.
 """
 
 from bisect import insort
@@ -33,17 +34,22 @@ class WaitingClaims:
     def __contains__(self, claim: Claim) -> bool:
         return claim in self._claims
 
-    def add(self, sources: Sequence[Source], *, hold: bool) -> Claim:
+    @property
+    def is_crowded(self) -> bool:
+        """Whether somebody waits for room who is not in the background."""
+        return bool(self._line) and not self._line[0].is_background
+
+    def add(self, sources: Sequence[Source], *, hold: bool, is_background: bool = False) -> Claim:
         """A new claim, not yet in line. Raises LeaseQueueFull."""
         if len(self._claims) >= self._limit:
             raise LeaseQueueFull(self._limit)
-        claim = Claim(next(self._numbers), sources, hold)
+        claim = Claim(next(self._numbers), sources, hold, is_background)
         self._claims.add(claim)
         return claim
 
     def line_up(self, claim: Claim) -> None:
         """Put a claim where its age belongs."""
-        insort(self._line, claim, key=lambda waiting: waiting.number)
+        insort(self._line, claim, key=lambda waiting: waiting.rank)
 
     def step_out(self, claim: Claim) -> None:
         """Take a claim out of line, to fetch what it has lost."""
@@ -99,5 +105,5 @@ class WaitingClaims:
     def check_integrity(self) -> None:
         """Raise AssertionError unless whoever is in line is known, in order of age."""
         assert self._claims >= set(self._line), "a claim is in line that is not known"
-        numbers = [claim.number for claim in self._line]
-        assert numbers == sorted(numbers), "the line is out of order"
+        ranks = [claim.rank for claim in self._line]
+        assert ranks == sorted(ranks), "the line is out of order"

@@ -59,7 +59,7 @@ def sticky_key(body: GenerationBody, request: Request) -> str:
     return str(body.user or session or request.state.request_id)
 
 
-async def resolve(body: GenerationBody, services: Services, key: str) -> Served:
+async def resolve(body: GenerationBody, services: Services, key: str | None) -> Served:
     """What `body` asks for. Raises ModelNotFound for an unknown name, never the base instead.
 
     From here on the request knows digests only: an alias that moves does not move it. What a merge
@@ -69,7 +69,7 @@ async def resolve(body: GenerationBody, services: Services, key: str) -> Served:
     return await run_in_threadpool(_resolve, body, services, key)
 
 
-def _resolve(body: GenerationBody, services: Services, key: str) -> Served:
+def _resolve(body: GenerationBody, services: Services, key: str | None) -> Served:
     asked = translate(body, services.base_name, services.store.registry.names)
     if not asked.members:
         return Served(services.base_name, BASE)
@@ -83,12 +83,14 @@ def _resolve(body: GenerationBody, services: Services, key: str) -> Served:
     return _merged(asked, members, services, key)
 
 
-def _member(services: Services, reference: str, weight: float, param: str, key: str) -> Member:
+def _member(
+    services: Services, reference: str, weight: float, param: str, key: str | None
+) -> Member:
     record = find_adapter(services.store, reference, param, key)
     return Member(record.id, record.digest, weight, record.nnz)
 
 
-def _merged(asked: Asked, members: Sequence[Member], services: Services, key: str) -> Served:
+def _merged(asked: Asked, members: Sequence[Member], services: Services, key: str | None) -> Served:
     """Members as one change: summed as they are multiplied, or merged before."""
     fields = dict(asked.merge or {})
     if fields.get("method") == ARROW:
@@ -133,7 +135,7 @@ def _routed(fields: Mapping[str, Any], members: Sequence[Member], services: Serv
 
 
 def _through(
-    reference: object, merge_field: str, services: Services, key: str
+    reference: object, merge_field: str, services: Services, key: str | None
 ) -> AdapterRecord | None:
     """The adapter through whose mask the merge is seen."""
     field = f"{merge_field}.{THROUGH}"

@@ -78,7 +78,7 @@ class OpenBody(BaseModel):
     def _is_sendable(cls, body: Any) -> Any:
         """Raise BadRequest for text that no UTF-8 can hold, which JSON escapes can smuggle in."""
         for name, value in body.items() if isinstance(body, dict) else ():
-            _check_sendable(name, value)
+            check_sendable(name, value)
         return body
 
     def refuse_not_served(self) -> None:
@@ -216,7 +216,7 @@ class ChatBody(GenerationBody):
     add_generation_prompt: bool = True
 
 
-def _check_sendable(name: str, value: Any) -> None:
+def check_sendable(name: str, value: Any) -> None:
     try:
         json.dumps([name, value], ensure_ascii=False).encode()
     except UnicodeEncodeError as error:

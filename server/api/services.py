@@ -16,6 +16,7 @@ from server.adapters.pins import PinnedNames
 from server.adapters.sources import Source
 from server.engine.loop import EngineLoop
 from server.errors import UnsupportedMedia
+from server.evaluation.evaluations import Evaluations
 from server.jobs.worker import JobWorker
 from server.metrics import RequestMetrics
 from server.model.text import TextCodec
@@ -51,6 +52,7 @@ class Services:
     leaving: dict[str, AdapterRecord]  # deleted versions that requests still use, by id
     merger: Merger
     jobs: JobWorker
+    evaluations: Evaluations
     engine: EngineLoop
     metrics: RequestMetrics
     render_metrics: MetricsText

@@ -83,6 +83,11 @@ class OutputStream:
         self._is_over = isinstance(output, Exception) or output.finish_reason is not None
         return _raise_error(output)
 
+    def abort(self) -> None:
+        """End the request before its time; its last output still comes, and says so."""
+        if not self._is_over:
+            self._abort()
+
     def close(self) -> None:
         """Let the request go; nothing more is read."""
         if not self._is_over:

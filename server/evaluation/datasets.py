@@ -54,7 +54,7 @@ class DataSets:
                 return _record(known), False
             chunks = list(_chunks(rows))
             row = DataSet(
-                id=f"data-{digest.partition(':')[2][:ID_CHARS]}",
+                id=id_of(digest),
                 digest=digest,
                 name=name,
                 num_rows=len(rows),
@@ -102,6 +102,11 @@ class DataSets:
             record = _record(row)
             session.delete(row)
             return record
+
+
+def id_of(digest: str) -> str:
+    """The id of the data set with this digest."""
+    return f"data-{digest.partition(':')[2][:ID_CHARS]}"
 
 
 def use(session: Session, job_id: str, dataset_ids: Iterable[str]) -> None:

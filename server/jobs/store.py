@@ -70,11 +70,12 @@ class JobStore:
             row = session.get(Job, job_id)
             return _record(row) if row else None
 
-    def newest(self, limit: int) -> list[JobRecord]:
-        """At most `limit` jobs, the newest first."""
+    def newest(self, limit: int, kind: str | None = None) -> list[JobRecord]:
+        """At most `limit` jobs, of one kind if told, the newest first."""
+        query = select(Job) if kind is None else select(Job).where(Job.kind == kind)
         with self._reads.begin() as session:
-            query = select(Job).order_by(Job.created.desc(), Job.id).limit(limit)
-            return [_record(row) for row in session.scalars(query)]
+            found = session.scalars(query.order_by(Job.created.desc(), Job.id).limit(limit))
+            return [_record(row) for row in found]
 
     def claim(self, kinds: Collection[str], worker: str) -> JobRecord | None:
         """The oldest queued job of these kinds, now `worker`'s and running; None if none waits."""
