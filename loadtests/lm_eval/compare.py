@@ -3,29 +3,30 @@
     python -m venv .lm-eval && .lm-eval/bin/pip install 'lm_eval[api,hf]'
     python -m loadtests.lm_eval.compare --lm-eval .lm-eval/bin/lm_eval [--rows 100]
 
-The harness stays unmodified, in an environment of its own: `local-completions` asks our server, `hf`
-loads the demo base, or a copy of it with the adapter's values added. Four tasks made of the examples'
-test rows: generation, choices of one token and of many, and whole texts. The adapter is then asked
-in the other ways that the harness has: its own tokenizer or ours, ids or text, several at a time.
-The last line is JSON.
+The harness stays unmodified, in an environment of its own: `local-completions` asks our server,
+`hf` loads the demo base, or a copy of it with the adapter's values added. Four tasks, with their
+rows in files: generation, choices of one token and of many, and whole texts. The adapter is then
+asked in the other ways that the harness has: its own tokenizer or ours, ids or text, several
+at once. The last line is JSON.
 """
 
 import argparse
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from intarsia_client import Client
 from rich.console import Console
 from rich.table import Table
 
 from loadtests.lm_eval.fused import fuse
 from loadtests.lm_eval.harness import Answers, Harness, read_answers, score, task_names
-from loadtests.lm_eval.rows import write_rows
 from loadtests.servers import running_server
 
-ADAPTERS = Path(__file__).parents[2] / "examples" / "adapters"
+ADAPTER = Path(__file__).parents[2] / "examples" / "adapters" / "number-words.safetensors"
 MODEL, TRUTH = "local-completions", "hf"
 DEFAULT_WAY = "as it comes"
 
@@ -48,7 +49,6 @@ def main() -> None:
     options = _options()
     with tempfile.TemporaryDirectory() as scratch:
         directory = options.keep or Path(scratch)
-        write_rows(directory / "data", options.rows)
         harness = Harness(options.lm_eval.absolute(), directory)
         lines = list(_lines(harness, options))
     _show(lines)
@@ -59,33 +59,39 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     add = parser.add_argument
     add("--lm-eval", type=Path, required=True, help="the command of its environment")
-    add("--rows", type=int, default=100, help="of each task")
+    add("--rows", type=int, default=100, help="of each task, at most 100")
     add("--way-rows", type=int, default=20, help="of each task in the other ways of asking")
-    add("--adapter", default="number-words", help="one of examples/adapters")
+    add("--adapter", type=Path, default=ADAPTER, help="the file of an adapter of single entries")
     add("--base-model", type=Path, default=Path("data/demo-base"))
     add("--keep", type=Path, help="an empty folder for the harness's own results")
     return parser.parse_args()
 
 
 def _lines(harness: Harness, options: argparse.Namespace) -> Iterator[Line]:
-    base = options.base_model.absolute()
-    file = (ADAPTERS / options.adapter).with_suffix(".safetensors")
-    checkpoints = {base.name: base, options.adapter: fuse(base, file, harness.directory / "fused")}
-    truths = {name: _truth(harness, name, path) for name, path in checkpoints.items()}
-    flags = ["--base-model", str(base), "--publish-dir", str(ADAPTERS)]
-    with running_server(
-        harness.directory / "server.log", *flags, "--data-dir", str(harness.directory / "store")
-    ) as url:
-        for name in checkpoints:
-            yield from _asked(harness, name, DEFAULT_WAY, [], url, truths[name], None)
+    base, adapter, rows = options.base_model.absolute(), options.adapter.stem, options.rows
+    fused = fuse(base, options.adapter, harness.directory / "fused")
+    checkpoints = {base.name: base, adapter: fused}
+    truths = {name: _truth(harness, name, path, rows) for name, path in checkpoints.items()}
+    with _server(base, options.adapter, harness.directory) as url:
+        for name, truth in truths.items():
+            yield from _asked(harness, name, DEFAULT_WAY, [], url, truth, rows)
         for way, arguments in _ways(base).items():
-            truth, limit = truths[options.adapter], options.way_rows
-            yield from _asked(harness, options.adapter, way, arguments, url, truth, limit)
+            truth = truths[adapter]
+            yield from _asked(harness, adapter, way, arguments, url, truth, options.way_rows)
 
 
-def _truth(harness: Harness, name: str, checkpoint: Path) -> Path:
-    arguments = ["--model_args", f"pretrained={checkpoint}", "dtype=float32"]
-    return harness.run(f"hf {name}", TRUTH, *arguments, "--device", "cpu", "--batch_size", "8")
+@contextmanager
+def _server(base: Path, adapter: Path, directory: Path) -> Iterator[str]:
+    """A server of `base` with `adapter` published by its stem."""
+    flags = ["--base-model", str(base), "--data-dir", str(directory / "store")]
+    with running_server(directory / "server.log", *flags) as url, Client(url) as client:
+        client.upload(adapter, name=adapter.stem)
+        yield url
+
+
+def _truth(harness: Harness, name: str, checkpoint: Path, rows: int) -> Path:
+    where = ["--model_args", f"pretrained={checkpoint}", "dtype=float32", "--device", "cpu"]
+    return harness.run(f"hf {name}", TRUTH, *where, "--batch_size", "8", limit=rows)
 
 
 def _ways(base: Path) -> Mapping[str, list[str]]:
@@ -108,10 +114,10 @@ def _asked(
     arguments: list[str],
     url: str,
     truth: Path,
-    limit: int | None,
+    rows: int,
 ) -> Iterator[Line]:
     where = ["--model_args", f"model={name}", f"base_url={url}/v1/completions", *arguments]
-    served = harness.run(f"{name} {way}", MODEL, *where, limit=limit)
+    served = harness.run(f"{name} {way}", MODEL, *where, limit=rows)
     for task in task_names():
         yield _line(name, way, task, read_answers(truth, task), read_answers(served, task))
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-TASKS = Path(__file__).with_name("tasks")
+HERE = Path(__file__).parent  # the tasks name their rows relative to it
+TASKS = HERE / "tasks"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 
@@ -27,21 +28,24 @@ Answers = dict[int, Answer]  # by row
 
 @dataclass(frozen=True, slots=True)
 class Harness:
-    """lm_eval's own command, run where the tasks' rows are."""
+    """lm_eval's own command, and where it writes."""
 
     command: Path
     directory: Path
 
-    def run(self, name: str, model: str, *arguments: str, limit: int | None = None) -> Path:
-        """Evaluate all tasks; the folder with its results. RuntimeError with its output."""
+    def run(self, name: str, model: str, *arguments: str, limit: int) -> Path:
+        """Evaluate `limit` rows of all tasks; the folder with its results.
+
+        Raises RuntimeError with the output of a run that failed.
+        """
         output = self.directory / name
         command = [str(self.command), "run", "--model", model, "--log_samples"]
         command += ["--include_path", str(TASKS), "--output_path", str(output)]
-        command += ["--tasks", *task_names(), *(["--limit", str(limit)] if limit else [])]
+        command += ["--tasks", *task_names(), "--limit", str(limit)]
         environment = {**os.environ, **OFFLINE}
         run = subprocess.run(
             [*command, *arguments],
-            cwd=self.directory,
+            cwd=HERE,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
