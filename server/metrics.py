@@ -138,7 +138,7 @@ class MergeCollector:
             yield CounterMetricFamily(f"intarsia_merge_{name}", meaning, value)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class EvaluationCounts:
     """What evaluations did since the start; only ever grows."""
 

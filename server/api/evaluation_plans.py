@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from adapters_store.errors import InvalidMerge
 from adapters_store.evaluation.errors import RowRefused
 from adapters_store.evaluation.metrics import metrics_of
-from adapters_store.evaluation.statistics import Bootstrap
+from adapters_store.evaluation.resampling import Bootstrap
 from adapters_store.names import parse_reference
 from server.adapters.composition import BASE
 from server.api.composing import Served, resolve
