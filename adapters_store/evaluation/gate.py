@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
 
+from adapters_store.evaluation.draws import Draws
 from adapters_store.evaluation.errors import InvalidSetting
 from adapters_store.evaluation.metrics import Metric, metrics_of
-from adapters_store.evaluation.scores import Sample, Scoreboard
-from adapters_store.evaluation.statistics import Bootstrap, compare, interval
+from adapters_store.evaluation.resampling import Bootstrap
+from adapters_store.evaluation.scores import Scoreboard
 
 MAX_CONFIDENCE = 0.995
 RESAMPLES = 10_000
@@ -88,12 +89,14 @@ def decide(gate: Gate, subject: str, board: Scoreboard, seed: int = 0) -> Decisi
     (metric,) = metrics_of([gate.metric])
     # A two-sided interval of twice the tail has the one-sided bound as its end.
     bootstrap = Bootstrap(2 * gate.confidence - 1, RESAMPLES, seed)
-    trial = _Trial(gate, metric, subject, board, bootstrap)
-    conditions = [trial.enough_rows()]
+    over = gate.min_delta_over
+    subjects = {subject, over.subject} if over else {subject}
+    trial = _Trial(gate, metric, subject, Draws.of(board, subjects, [metric], bootstrap))
+    conditions = [_enough_rows(gate, board.num_rows)]
     if gate.min is not None:
         conditions.append(trial.reaches(gate.min))
-    if gate.min_delta_over is not None:
-        conditions.append(trial.improves(gate.min_delta_over))
+    if over is not None:
+        conditions.append(trial.improves(over))
     return Decision(
         promoted=all(each.met for each in conditions),
         reasons=tuple(each.reason for each in conditions),
@@ -107,42 +110,39 @@ def decide(gate: Gate, subject: str, board: Scoreboard, seed: int = 0) -> Decisi
     )
 
 
+def _enough_rows(gate: Gate, num_rows: Mapping[str, int]) -> Condition:
+    tasks = list(num_rows) if gate.task is None else [gate.task]
+    fewest = min((num_rows.get(task, 0) for task in tasks), default=0)
+    reason = f"min_rows: {fewest} in the smallest task, {gate.min_rows} wanted"
+    met = fewest >= gate.min_rows
+    return Condition("min_rows", gate.min_rows, fewest, fewest, met, reason)
+
+
 @dataclass(frozen=True, slots=True)
 class _Trial:
     gate: Gate
     metric: Metric
     subject: str
-    board: Scoreboard
-    bootstrap: Bootstrap
-
-    def enough_rows(self) -> Condition:
-        wanted, tasks = self.gate.min_rows, self.board.tasks(self.gate.task)
-        fewest = min((self.board.num_rows.get(task, 0) for task in tasks), default=0)
-        reason = f"min_rows: {fewest} in the smallest task, {wanted} wanted"
-        return Condition("min_rows", wanted, fewest, fewest, fewest >= wanted, reason)
+    draws: Draws
 
     def reaches(self, bar: float) -> Condition:
-        samples = self._samples(self.subject)
-        if samples is None:
+        found = self.draws.interval(self.subject, self.metric.name, self.gate.task)
+        if found is None:
             return self._missing("min", bar, self.subject)
-        found = interval(samples, self.metric.scale, self.bootstrap)
         higher = self.metric.higher_is_better
         bound = found.low if higher else found.high
         met = bound >= bar if higher else bound <= bar
         return self._held("min", bar, found.mean, bound, met, f"is {found.mean:.4g}")
 
     def improves(self, over: DeltaOver) -> Condition:
-        mine, theirs = self._samples(self.subject), self._samples(over.subject)
-        if mine is None or theirs is None:
-            lacking = self.subject if mine is None else over.subject
-            return self._missing("min_delta_over", over.delta, lacking)
-        better, worse = (mine, theirs) if self.metric.higher_is_better else (theirs, mine)
-        gain = compare(better, worse, self.metric.scale, self.bootstrap)
+        a, b = self.subject, over.subject
+        if not self.metric.higher_is_better:
+            a, b = b, a
+        gain = self.draws.comparison(a, b, self.metric.name, self.gate.task)
+        if gain is None:
+            return self._missing("min_delta_over", over.delta, f"{self.subject} and {over.subject}")
         told, met = f"is {gain.delta:.4g} better than {over.subject}'s", gain.low >= over.delta
         return self._held("min_delta_over", over.delta, gain.delta, gain.low, met, told)
-
-    def _samples(self, subject: str) -> list[Sample] | None:
-        return self.board.samples(subject, self.metric.name, self.gate.task)
 
     def _missing(self, name: str, bar: float, subject: str) -> Condition:
         reason = f"{name}: not every row of {subject} has its {self.metric.name}"

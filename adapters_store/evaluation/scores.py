@@ -5,6 +5,7 @@ Knows not how a score comes about (`metrics.py`) nor what it says (`statistics.p
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import fsum
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -31,6 +32,11 @@ class Scale:
     higher_is_better: bool
     bounds: tuple[float, float] | None  # of a row's value; None: there is no worst
     of_mean: Callable[[Floats], Floats]  # task's score of the weighted mean; never decreases
+
+    def score(self, sample: "Sample") -> float:
+        """The score of a task's rows."""
+        mean = fsum(sample.values * sample.weights) / fsum(sample.weights)
+        return float(self.of_mean(np.array(mean)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,13 +74,3 @@ class Scoreboard:
         found = self.scores.get(subject, {}).get(task, {}).get(metric, ())
         complete = 0 < len(found) == self.num_rows.get(task, 0)
         return Sample.of(found) if complete else None
-
-    def samples(self, subject: str, metric: str, task: str | None) -> list[Sample] | None:
-        """The samples of `tasks(task)`; None if one is not complete, or there are no tasks."""
-        found = [self.sample(subject, each, metric) for each in self.tasks(task)]
-        whole = [sample for sample in found if sample is not None]
-        return whole if found and len(whole) == len(found) else None
-
-    def tasks(self, task: str | None = None) -> list[str]:
-        """All tasks in the order of their names, or only `task`."""
-        return sorted(self.num_rows) if task is None else [task]

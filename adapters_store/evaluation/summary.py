@@ -7,16 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
+from adapters_store.evaluation.draws import Draws
 from adapters_store.evaluation.errors import ScoresRefused
 from adapters_store.evaluation.metrics import Metric
+from adapters_store.evaluation.resampling import Bootstrap
 from adapters_store.evaluation.scores import Scoreboard
-from adapters_store.evaluation.statistics import (
-    Bootstrap,
-    Comparison,
-    Interval,
-    compare,
-    interval,
-)
+from adapters_store.evaluation.statistics import Comparison, Interval
 
 BASE = "base"
 T = TypeVar("T")
@@ -70,49 +66,39 @@ def summarize(
     """
     if reference is not None and reference not in board.scores:
         raise ScoresRefused(f"there is no subject {reference!r} to compare with")
-    view = _View(board, metrics, bootstrap or Bootstrap())
-    subjects, tasks = list(board.scores), board.tasks()
+    subjects = list(board.scores)
+    draws = Draws.of(board, subjects, metrics, bootstrap or Bootstrap())
+    names = [metric.name for metric in metrics]
     return Summary(
-        results=_found(view.result(subject, task) for subject in subjects for task in tasks),
-        overall=_found(view.result(subject, None) for subject in subjects),
+        results=_found(
+            _result(draws, each, task, names) for each in subjects for task in draws.tasks
+        ),
+        overall=_found(_result(draws, each, None, names) for each in subjects),
         comparisons=_found(
-            view.compared(subject, reference, task)
-            for subject in subjects
-            if reference is not None and subject != reference
-            for task in (None, *tasks)
+            _compared(draws, each, reference, task, names)
+            for each in subjects
+            if reference is not None and each != reference
+            for task in (None, *draws.tasks)
         ),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _View:
-    board: Scoreboard
-    metrics: Sequence[Metric]
-    bootstrap: Bootstrap
+def _result(draws: Draws, subject: str, task: str | None, metrics: Sequence[str]) -> Result | None:
+    every = {name: draws.interval(subject, name, task) for name in metrics}
+    found = {name: interval for name, interval in every.items() if interval}
+    return Result(subject, task, found, _num_rows(found)) if found else None
 
-    def result(self, subject: str, task: str | None) -> Result | None:
-        """None where no metric has all its scores."""
-        found = {
-            metric.name: interval(samples, metric.scale, self.bootstrap)
-            for metric in self.metrics
-            if (samples := self.board.samples(subject, metric.name, task))
-        }
-        return Result(subject, task, found, self._num_rows(task)) if found else None
 
-    def compared(self, subject: str, reference: str, task: str | None) -> Compared | None:
-        """None where no metric has all its scores of both."""
-        found = {
-            metric.name: compare(a, b, metric.scale, self.bootstrap)
-            for metric in self.metrics
-            if (a := self.board.samples(subject, metric.name, task))
-            and (b := self.board.samples(reference, metric.name, task))
-        }
-        if not found:
-            return None
-        return Compared(subject, reference, task, found, self._num_rows(task))
+def _compared(
+    draws: Draws, subject: str, reference: str, task: str | None, metrics: Sequence[str]
+) -> Compared | None:
+    every = {name: draws.comparison(subject, reference, name, task) for name in metrics}
+    found = {name: comparison for name, comparison in every.items() if comparison}
+    return Compared(subject, reference, task, found, _num_rows(found)) if found else None
 
-    def _num_rows(self, task: str | None) -> int:
-        return sum(self.board.num_rows[each] for each in self.board.tasks(task))
+
+def _num_rows(found: Mapping[str, Interval] | Mapping[str, Comparison]) -> int:
+    return next(each.n for each in found.values())
 
 
 def _found(results: Iterable[T | None]) -> tuple[T, ...]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from adapters_store.evaluation import gate, metrics, rows
 from adapters_store.evaluation.metrics import METRICS, Metric
-from adapters_store.evaluation.statistics import Bootstrap
+from adapters_store.evaluation.resampling import Bootstrap
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "evaluation.md"
 MARKED = re.compile(r"<!-- table: \S+ -->\n(.*?)<!-- end -->", re.DOTALL)

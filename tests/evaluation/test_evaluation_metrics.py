@@ -21,7 +21,6 @@ from adapters_store.evaluation.metrics import (
 )
 from adapters_store.evaluation.rows import EvalRow
 from adapters_store.evaluation.scores import Sample, Score
-from adapters_store.evaluation.statistics import aggregate
 
 NUMBERS = json.loads(Path(__file__).with_name("torchmetrics_numbers.json").read_text("utf-8"))
 ANSWERED = [name for name, metric in METRICS.items() if metric.needs == "answer"]
@@ -143,7 +142,7 @@ def of_target(metric: str, *likelihoods: tuple[float, int]) -> float:
         METRICS[metric].measure(EvalRow("?", ("x",)), Evidence(target=Likelihood(*each)))
         for each in likelihoods
     ]
-    return aggregate([Sample.of(scores)], METRICS[metric].scale)
+    return METRICS[metric].scale.score(Sample.of(scores))
 
 
 def test_loss_and_perplexity_are_of_tokens_not_of_rows() -> None:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from adapters_store.evaluation.errors import ScoresRefused
 from adapters_store.evaluation.metrics import METRICS, metrics_of
+from adapters_store.evaluation.resampling import Bootstrap
 from adapters_store.evaluation.scores import Score, Scoreboard
-from adapters_store.evaluation.statistics import Bootstrap
 from adapters_store.evaluation.summary import BASE, Summary, summarize
 
 FEW = Bootstrap(resamples=100)
