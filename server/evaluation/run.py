@@ -59,6 +59,7 @@ class Run:
         here = room()
         await all_of([self._ask_each(pending, here), self._watch(here)])
         self._keep()
+        assert self._num_kept == self._plan.num_rows, "rows were lost"
 
     async def _ask_each(self, pending: Iterator[Place], room: EngineRoom) -> None:
         await all_of([self._work(pending, room) for _ in range(room.max_in_flight)])
@@ -66,7 +67,8 @@ class Run:
 
     async def _work(self, pending: Iterator[Place], room: EngineRoom) -> None:
         for place in pending:
-            self._outcomes.append(await self._ask(place, room))
+            outcome = await self._ask(place, room)
+            self._outcomes.append(outcome)  # to the batch as it is now, not before the wait
             if len(self._outcomes) >= BATCH_ROWS:
                 self._keep()
 
