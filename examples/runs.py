@@ -12,6 +12,7 @@ from shutil import rmtree
 from typing import Any
 
 from examples.processes import INTARSIA, Processes
+from examples.scoring import ANSWERS
 from examples.task_rows import TaskRows
 
 MICRO_BATCH = 8
@@ -120,7 +121,7 @@ class Place:
         self, run: str, tasks: Sequence[str], most: int, adapter: Path | None
     ) -> dict[str, Any]:
         """Scores of an adapter, or of the base itself, on the first unseen rows of each task."""
-        out = self.of(run) / f"scores.{most}.json"
+        out = self._scores(run, most)
         if not out.exists():
             files = [f"{task}={self.task_rows.file(task, 'test', most)}" for task in tasks]
             command = [sys.executable, "-m", "examples.scoring", "--base", str(self.base)]
@@ -130,3 +131,11 @@ class Place:
             self.processes.run(command, self.of(run))
         found: dict[str, Any] = json.loads(out.read_text())
         return found
+
+    def answers(self, run: str, most: int) -> list[dict[str, str]]:
+        """What was said when that was scored: prompt, target and answer of each row."""
+        lines = self._scores(run, most).with_suffix(ANSWERS).read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def _scores(self, run: str, most: int) -> Path:
+        return self.of(run) / f"scores-{most}.json"

@@ -8,6 +8,7 @@ Independent of this product's engine: the change is added to the weights, transf
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from adapters_store.files import read
 from adapters_store.training.answers import answers, rouge_l
 from adapters_store.training.data import Encoder, Row, read_rows
 
+ANSWERS = ".answers.jsonl"  # what was said to each row, beside the scores
 ROWS_PER_BATCH = 20
-MAX_PROMPT_TOKENS, MAX_ANSWER_TOKENS = 2048, 64
+MAX_PROMPT_TOKENS = 2048
+MAX_ANSWER_TOKENS = 40  # as the longest target of the tasks
 
 
 def add_to(model: Any, adapter: SparseAdapter) -> None:
@@ -63,11 +66,14 @@ def main() -> None:
     model, tokenizer = load(options.base)
     if options.adapter:
         add_to(model, read(options.adapter))
-    found = {}
+    found, said = {}, []
     for task, _, file in (each.partition("=") for each in options.rows):
         rows = read_rows(Path(file))
-        found[task] = scores([*told(model, tokenizer, rows, task)], rows)
-    partial = options.out.with_suffix(".partial")
+        texts = [*told(model, tokenizer, rows, task)]
+        found[task] = scores(texts, rows)
+        said += [asdict(row) | {"answer": text} for row, text in zip(rows, texts, strict=True)]
+    options.out.with_suffix(ANSWERS).write_text("".join(json.dumps(e) + "\n" for e in said))
+    partial = options.out.with_suffix(".partial")  # the scores come last, and whole
     partial.write_text(json.dumps(found, indent=1) + "\n")
     partial.replace(options.out)
 
