@@ -16,6 +16,8 @@ from server.engine.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.page_room import PageRoom
 from server.engine.runner import ModelRunner
+from server.kernels.cpu.kernels import CpuKernels
+from server.kernels.interface import Kernels
 from server.kernels.reference import ReferenceKernels
 from server.model.checkpoint import Checkpoint
 from server.model.kv_cache import allocate, bytes_per_page
@@ -47,10 +49,10 @@ def build_runtime(
     """The engine of `checkpoint`, as the settings say. Raises SettingsConflict."""
     device = _device(settings)
     dtype = _dtype(settings, device)
-    config, page_bytes, adapter_bytes = _plan(settings, checkpoint, dtype, device)
+    kernels = _kernels(settings, device, dtype)
+    config, page_bytes, adapter_bytes = _plan(settings, checkpoint, dtype, kernels)
     cache = allocate(checkpoint.config, config.num_pages, config.page_size, dtype, device)
     blocks = BlockManager.of(config)
-    kernels = ReferenceKernels(device)
     pool = start_pool("adapters", LOADERS)
     memory = AdapterMemory(
         HostAdapters(settings.max_adapter_bytes_host),
@@ -71,7 +73,7 @@ def build_runtime(
 
 
 def _plan(
-    settings: Settings, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device
+    settings: Settings, checkpoint: Checkpoint, dtype: torch.dtype, kernels: Kernels
 ) -> tuple[EngineConfig, int, int]:
     """The engine's sizes, the bytes of a page, and the most bytes of adapters on the device.
 
@@ -89,8 +91,9 @@ def _plan(
     max_model_len = settings.max_model_len or fits
     if max_model_len > fits:
         raise SettingsConflict("max_model_len", max_model_len, f"model and KV pages allow {fits}")
-    lent_pages = -(-adapter_bytes // page_bytes) if device.type == "cpu" else 0
+    lent_pages = -(-adapter_bytes // page_bytes) if kernels.device.type == "cpu" else 0
     name = str(dtype).removeprefix("torch.")
+    numerics = f"dtype={name};kv={name};quantization=none;mode=batched;kernels={kernels.name}"
     config = EngineConfig(
         max_model_len=max_model_len,
         num_pages=kept_pages + lent_pages,
@@ -100,9 +103,20 @@ def _plan(
         max_num_batched_tokens=settings.max_num_batched_tokens,
         max_queued_requests=settings.max_queued_requests,
         rope_boundary=model.rope.original_max_positions,
-        numerics=f"dtype={name};kv={name};quantization=none;mode=batched;kernels=reference/1",
+        numerics=numerics,
     )
     return config, page_bytes, adapter_bytes
+
+
+def _kernels(settings: Settings, device: torch.device, dtype: torch.dtype) -> Kernels:
+    fits = device.type == "cpu" and dtype == torch.float32
+    if settings.kernels == "cpu" and not fits:
+        raise SettingsConflict(
+            "kernels", "cpu", f"they compute fp32 on a CPU, not {dtype} on {device}"
+        )
+    if fits and settings.kernels != "reference":
+        return CpuKernels()
+    return ReferenceKernels(device)
 
 
 def _device(settings: Settings) -> torch.device:

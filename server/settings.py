@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="of weights and activations; auto: fp32 on CPU, bf16 on CUDA"
     )
+    kernels: Literal["auto", "reference", "cpu"] = Field(
+        "auto", description="what computes; auto: cpu for fp32 on a CPU, else plain torch"
+    )
     max_model_len: int | None = Field(
         None, gt=0, description="longest sequence, prompt and output; else what model and KV allow"
     )

@@ -17,6 +17,8 @@ from server.engine.sampler import SampledToken
 from server.engine.sampling_params import SamplingParams
 from server.engine.scheduler import ScheduledBatch
 from server.engine.sequence import GenerationRequest, TokenLogprobs
+from server.kernels.cpu.kernels import CpuKernels
+from server.kernels.interface import Kernels
 from server.kernels.reference import ReferenceKernels
 from server.model.checkpoint import Checkpoint
 from server.model.identity import base_identity
@@ -158,7 +160,8 @@ class RealEngine:
     def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> None:
         self.checkpoint = checkpoint
         self.dtype = dtype
-        self.kernels = ReferenceKernels(torch.device("cpu"))
+        fast = dtype == torch.float32
+        self.kernels: Kernels = CpuKernels() if fast else ReferenceKernels("cpu")
         self.model: Phi3 = load_model(checkpoint, dtype, "cpu", self.kernels)
         self.identity: BaseIdentity = base_identity("tiny", checkpoint, None)
         self.adapters: dict[str, SparseAdapter] = {}

@@ -53,6 +53,10 @@ class Kernels(Protocol):
     """The operations of a forward pass. Outputs are new tensors in the dtype of `x`."""
 
     @property
+    def name(self) -> str:
+        """Part of the numerics class: other kernels, or another version, may round otherwise."""
+
+    @property
     def device(self) -> torch.device:
         """Where operands lie, and what `linear` reads."""
 
@@ -62,14 +66,17 @@ class Kernels(Protocol):
     def operand_bytes(self, delta: WeightDelta) -> int:
         """Bytes on the device that `operand(delta)` will hold."""
 
+    def pack(self, weight: Tensor) -> Tensor:
+        """A base weight `[out, in]` laid out for `linear`, once, when a model is loaded."""
+
     def embed(self, token_ids: Tensor, weight: Tensor) -> Tensor:
         """Rows of `weight [vocab, hidden]`: `[T, hidden]`."""
 
     def linear(self, x: Tensor, weight: Tensor, deltas: DeltaBatch | None) -> Tensor:
-        """`x @ weight.T` plus every pair's `coefficient * scale * (D @ x)`: `[T, out]`.
+        """`x @ W.T` of what was packed plus every pair's `coefficient * scale * (D @ x)`.
 
-        The delta products are summed in fp32 onto the fp32 product, before the one rounding to
-        the dtype of `x`. Rows without pairs are what they are without `deltas`.
+        That is `[T, out]`. The delta products are summed in fp32 onto the fp32 product, before the
+        one rounding to the dtype of `x`. Rows without pairs are what they are without `deltas`.
         """
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -78,11 +85,20 @@ class Kernels(Protocol):
     def silu_gate(self, gate_up: Tensor) -> Tensor:
         """`silu(gate) * up` of `[T, 2 * n]` holding gate, then up: `[T, n]`."""
 
-    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """RoPE, rotate-half form, on the first `cos.shape[-1]` of D; x `[T, heads, D]`."""
+    def rotate_and_cache(
+        self,
+        heads: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        slots: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+    ) -> Tensor:
+        """The rotated queries `[T, H, D]` of `heads [T, H + 2 K, D]`: queries, keys, values.
 
-    def write_cache(self, cache: Tensor, slots: Tensor, rows: Tensor) -> None:
-        """`cache.view(P * L, K, D)[slots] = rows`; rows `[T, K, D]`."""
+        RoPE in its rotate-half form, on the first `cos.shape[-1]` of D, turns queries and keys.
+        Keys and values go to the `slots [T]` of the caches, `[P, L, K, D]`.
+        """
 
     def attention(
         self,

@@ -22,6 +22,8 @@ WEIGHT_ROWS_PER_CHUNK = 4096  # rows of a 16-bit weight that are widened at a ti
 class ReferenceKernels:
     """`Kernels` in plain torch, on any device and for any floating dtype of activations."""
 
+    name = "reference/1"
+
     def __init__(self, device: torch.device | str) -> None:
         self.device = torch.device(device)
 
@@ -31,11 +33,14 @@ class ReferenceKernels:
     def operand_bytes(self, delta: WeightDelta) -> int:
         return laid_out_bytes(delta)
 
+    def pack(self, weight: Tensor) -> Tensor:
+        return weight
+
     def embed(self, token_ids: Tensor, weight: Tensor) -> Tensor:
         return F.embedding(token_ids, weight)
 
     def linear(self, x: Tensor, weight: Tensor, deltas: DeltaBatch | None) -> Tensor:
-        y = F.linear(x, weight)
+        y = self.product(x, weight)
         segments = _segments(deltas) if deltas is not None else []
         if not segments:
             return y
@@ -49,6 +54,10 @@ class ReferenceKernels:
         y[rows] = exact.to(y.dtype)
         return y
 
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """`x @ W.T` of a packed weight."""
+        return F.linear(x, weight)
+
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         wide = x.float()
         mean_square = wide.pow(2).mean(-1, keepdim=True)
@@ -58,14 +67,21 @@ class ReferenceKernels:
         gate, up = gate_up.chunk(2, dim=-1)
         return up * F.silu(gate)
 
-    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        rotated, passed = x.tensor_split([cos.shape[-1]], dim=-1)
-        first, second = rotated.chunk(2, dim=-1)
-        turned = torch.cat((-second, first), dim=-1)
-        return torch.cat((rotated * cos[:, None] + turned * sin[:, None], passed), dim=-1)
-
-    def write_cache(self, cache: Tensor, slots: Tensor, rows: Tensor) -> None:
-        cache.view(-1, *cache.shape[2:])[slots] = rows
+    def rotate_and_cache(
+        self,
+        heads: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        slots: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+    ) -> Tensor:
+        page_size, num_kv_heads = key_cache.shape[1:3]
+        turned, values = heads.tensor_split([heads.shape[1] - num_kv_heads], dim=1)
+        queries, keys = _rotated(turned, cos, sin).tensor_split([-num_kv_heads], dim=1)
+        places = (slots // page_size, slots % page_size)
+        key_cache[places], value_cache[places] = keys, values
+        return queries
 
     def attention(
         self,
@@ -117,6 +133,13 @@ def _fp32_product(x: Tensor, weight: Tensor) -> Tensor:
     """`x @ weight.T` of 16-bit tensors, in fp32."""
     chunks = weight.split(WEIGHT_ROWS_PER_CHUNK)
     return torch.cat([F.linear(x.float(), chunk.float()) for chunk in chunks], dim=-1)
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    rotated, passed = x.tensor_split([cos.shape[-1]], dim=-1)
+    first, second = rotated.chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return torch.cat((rotated * cos[:, None] + turned * sin[:, None], passed), dim=-1)
 
 
 def _context(cache: Tensor, pages: Tensor, start: int, end: int) -> Tensor:

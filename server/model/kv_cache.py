@@ -13,7 +13,11 @@ from server.model.config import ModelConfig
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KVCache:
-    """Keys and values of every layer, each `[P, L, K, D]`; P pages of L tokens."""
+    """Keys and values of every layer, each `[P, L, K, D]`; P pages of L tokens.
+
+    In memory a page goes head by head: values as `[K, L, D]`, keys as `[K, D, L]`, so that one
+    vector holds the same dimension of many tokens.
+    """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
@@ -44,14 +48,24 @@ def allocate(
 
     In host memory it is there when it is first written to: an unused page costs nothing.
     """
-    shape = (2 * config.num_layers, num_pages, page_size, config.num_kv_heads, config.head_dim)
+    head_numbers = page_size * config.head_dim
+    shape = (2 * config.num_layers, num_pages, config.num_kv_heads, head_numbers)
     if torch.device(device).type == "cpu":
         size = bytes_per_page(config, page_size, dtype) * num_pages
         mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        tensors = torch.frombuffer(mapping, dtype=dtype).view(shape).unbind()
+        storage = torch.frombuffer(mapping, dtype=dtype).view(shape)
     else:
-        mapping, tensors = None, torch.zeros(shape, dtype=dtype, device=device).unbind()
-    return KVCache(tensors[: config.num_layers], tensors[config.num_layers :], mapping)
+        mapping, storage = None, torch.zeros(shape, dtype=dtype, device=device)
+    return KVCache(*paged(storage, page_size), mapping)
+
+
+def paged(storage: Tensor, page_size: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Keys and values of every layer in `storage [2 * layers, P, K, L * D]`, keys first."""
+    keys, values = storage.chunk(2)
+    return (
+        keys.unflatten(-1, (-1, page_size)).permute(0, 1, 4, 2, 3).unbind(),
+        values.unflatten(-1, (page_size, -1)).permute(0, 1, 3, 2, 4).unbind(),
+    )
 
 
 def _runs(pages: Sequence[int]) -> Iterable[tuple[int, int]]:

@@ -12,5 +12,5 @@ def load_model(
     checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | str, kernels: Kernels
 ) -> Phi3:
     """The model of `checkpoint`, its weights in `dtype` on `device`. Raises ModelError."""
-    weights = load_weights(checkpoint.directory, checkpoint.config, dtype, device)
+    weights = load_weights(checkpoint.directory, checkpoint.config, dtype, device, kernels.pack)
     return Phi3(checkpoint.config, weights, kernels)

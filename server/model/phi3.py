@@ -51,15 +51,12 @@ class Phi3:
         config, kernels = self.config, self.kernels
         qkv = self._linear(index, "self_attn.qkv_proj", layer.qkv, x, step.pairs)
         heads = qkv.view(len(x), -1, config.head_dim)  # [T, H + 2 K, D]
-        query, key, value = heads.split(
-            [config.num_heads, config.num_kv_heads, config.num_kv_heads], dim=1
-        )
-        kernels.write_cache(cache.keys[index], step.attention.slots, kernels.rotate(key, *rope))
-        kernels.write_cache(cache.values[index], step.attention.slots, value)
+        keys, values = cache.keys[index], cache.values[index]
+        query = kernels.rotate_and_cache(heads, *rope, step.attention.slots, keys, values)
         mixed = kernels.attention(
-            kernels.rotate(query, *rope),
-            cache.keys[index],
-            cache.values[index],
+            query,
+            keys,
+            values,
             step.attention,
             scale=config.head_dim**-0.5,
             sliding_window=config.sliding_window,

@@ -5,7 +5,7 @@ below the other while loading. Every tensor of the files must be known, and of t
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +44,10 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weights:
-    """A whole model. With tied embeddings `lm_head` is the tensor `embed` itself."""
+    """A whole model. Weights of linear layers are packed, all others as they are stored.
+
+    With tied embeddings `lm_head` is packed of `embed`, which stays beside it.
+    """
 
     embed: Tensor  # [vocab, hidden]
     layers: tuple[LayerWeights, ...]
@@ -60,9 +63,13 @@ class Weights:
 
 
 def load_weights(
-    checkpoint_dir: Path, config: ModelConfig, dtype: torch.dtype, device: torch.device | str
+    checkpoint_dir: Path,
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    pack: Callable[[Tensor], Tensor],
 ) -> Weights:
-    """The weights in `checkpoint_dir`, in `dtype` on `device`.
+    """The weights in `checkpoint_dir`, in `dtype` on `device`, those of linear layers packed.
 
     Reads tensor by tensor: beside the result, no more than one stored tensor is in memory. Raises
     CheckpointUnsupported, naming them, for missing, unexpected or misshapen tensors.
@@ -74,16 +81,19 @@ def load_weights(
             return files.read_rows(parts[module], dtype, device)
 
         def layer(index: int) -> LayerWeights:
-            fields = {**LINEAR_FIELDS, **NORM_FIELDS}.items()
             prefix = f"model.layers.{index}"
-            return LayerWeights(**{field: read(f"{prefix}.{suffix}") for suffix, field in fields})
+            norms = {field: read(f"{prefix}.{name}") for name, field in NORM_FIELDS.items()}
+            linears = {
+                field: pack(read(f"{prefix}.{name}")) for name, field in LINEAR_FIELDS.items()
+            }
+            return LayerWeights(**norms, **linears)
 
         embed = read(EMBEDDING)
         return Weights(
             embed=embed,
             layers=tuple(layer(index) for index in range(config.num_layers)),
             norm=read(FINAL_NORM),
-            lm_head=embed if config.tie_word_embeddings else read(HEAD),
+            lm_head=pack(embed if config.tie_word_embeddings else read(HEAD)),
         )
 
 

@@ -20,12 +20,12 @@ from adapters_store.adapter import (
     WeightDelta,
 )
 from server.adapters.delta import ResidentAdapter, make_resident, pair_tokens
-from server.kernels.interface import DeltaBatch
+from server.kernels.interface import DeltaBatch, Kernels
 from server.kernels.reference import ReferenceKernels
 
 LAYER = "model.layers.0.self_attn.qkv_proj"
 OTHER_LAYER = "model.layers.0.self_attn.o_proj"
-KERNELS = ReferenceKernels("cpu")
+REFERENCE = ReferenceKernels("cpu")
 MakeDelta = Callable[[tuple[int, int], torch.Generator], WeightDelta]
 
 
@@ -101,9 +101,8 @@ class Case:
     adapters: Sequence[SparseAdapter]
     compositions: Sequence[Sequence[tuple[int, float]]]
 
-    @property
-    def batch(self) -> DeltaBatch | None:
-        resident = [make_resident(adapter.digest, adapter, KERNELS) for adapter in self.adapters]
+    def batch(self, kernels: Kernels) -> DeltaBatch | None:
+        resident = [make_resident(adapter.digest, adapter, kernels) for adapter in self.adapters]
         pairs = pair_tokens(
             [
                 (token, 1, [(resident[number], coefficient) for number, coefficient in composition])
@@ -160,37 +159,54 @@ def _adapter(kinds: set[str], shape: tuple[int, int], source: torch.Generator) -
 
 @pytest.mark.parametrize("num_tokens", [0, 1, 2, 33])
 @pytest.mark.parametrize("name", DELTAS)
-def test_every_kind_of_delta_multiplies_as_it_means(name: str, num_tokens: int) -> None:
+def test_every_kind_of_delta_multiplies_as_it_means(
+    kernels: Kernels, name: str, num_tokens: int
+) -> None:
     source = torch.Generator().manual_seed(1)
     delta = DELTAS[name]((24, 12), source)
     x = torch.randn(num_tokens, 12, generator=source)
-    product = KERNELS.operand(delta).product(x)
+    everywhere = DeltaBatch(
+        operands=[[kernels.operand(delta)]],
+        offsets=[0, num_tokens],
+        tokens=torch.arange(num_tokens),
+        coefficients=torch.ones(num_tokens),
+    )
+    product = kernels.linear(x, kernels.pack(torch.zeros(24, 12)), everywhere)
     assert product.shape == (num_tokens, 24)
     torch.testing.assert_close(product.double(), true_product(x, delta), rtol=1e-5, atol=1e-5)
 
 
 @settings(deadline=None)
 @given(case=cases())
-def test_linear_adds_every_pair_of_a_mixed_batch(case: Case) -> None:
-    y = KERNELS.linear(case.x, case.weight, case.batch)
+def test_linear_adds_every_pair_of_a_mixed_batch(kernels: Kernels, case: Case) -> None:
+    y = kernels.linear(case.x, kernels.pack(case.weight), case.batch(kernels))
     assert y.dtype == torch.float32
     torch.testing.assert_close(y.double(), case.truth, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @settings(deadline=None, max_examples=50)
-@given(data=st.data())
-def test_rows_without_deltas_keep_every_bit(dtype: torch.dtype, data: st.DataObject) -> None:
-    case = data.draw(cases(dtype))
-    plain = KERNELS.linear(case.x, case.weight, None)
-    mixed = KERNELS.linear(case.x, case.weight, case.batch)
+@given(case=cases())
+def test_rows_without_deltas_keep_every_bit(kernels: Kernels, case: Case) -> None:
+    assert_untouched_rows_keep_every_bit(kernels, case)
+
+
+@settings(deadline=None, max_examples=50)
+@given(case=cases(torch.bfloat16))
+def test_16_bit_rows_without_deltas_keep_every_bit(case: Case) -> None:
+    assert_untouched_rows_keep_every_bit(REFERENCE, case)
+
+
+def assert_untouched_rows_keep_every_bit(kernels: Kernels, case: Case) -> None:
+    weight = kernels.pack(case.weight)
+    plain = kernels.linear(case.x, weight, None)
+    mixed = kernels.linear(case.x, weight, case.batch(kernels))
     assert torch.equal(mixed[~case.touched], plain[~case.touched])
 
 
 @settings(deadline=None)
 @given(case=cases(torch.bfloat16))
 def test_16_bit_rows_with_deltas_are_rounded_once(case: Case) -> None:
-    y = KERNELS.linear(case.x, case.weight, case.batch)
+    y = REFERENCE.linear(case.x, case.weight, case.batch(REFERENCE))
     assert y.dtype == torch.bfloat16
     error = (y.double() - case.truth).abs()[case.touched]
     half_a_step = case.truth.abs()[case.touched] * 2**-8
@@ -198,17 +214,17 @@ def test_16_bit_rows_with_deltas_are_rounded_once(case: Case) -> None:
     assert (error <= half_a_step + fp32_error).all()
 
 
-def test_negative_coefficient_turns_the_delta_round() -> None:
+def test_negative_coefficient_turns_the_delta_round(kernels: Kernels) -> None:
     source = torch.Generator().manual_seed(2)
     delta = element((8, 8), source)
     x = torch.randn(3, 8, generator=source)
     batch = DeltaBatch(
-        operands=[[KERNELS.operand(delta)]],
+        operands=[[kernels.operand(delta)]],
         offsets=[0, 2],
         tokens=torch.tensor([0, 2]),
         coefficients=torch.tensor([-2.0, 0.5]),
     )
-    y = KERNELS.linear(x, torch.zeros(8, 8), batch)
+    y = kernels.linear(x, kernels.pack(torch.zeros(8, 8)), batch)
     expected = torch.tensor([[-2.0], [0.0], [0.5]]) * true_product(x, delta)
     torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
 
@@ -220,20 +236,22 @@ def test_wide_16_bit_weight_is_multiplied_whole() -> None:
     x = torch.randn(1, 4, generator=source).to(torch.bfloat16)
     shift = BiasDelta(layer=LAYER, shape=(9000, 4), bias=torch.full((9000,), 0.5))
     case = Case(weight, x, [adapter_of(shift)], [[(0, 1.0)]])
-    y = KERNELS.linear(x, weight, case.batch)
+    y = REFERENCE.linear(x, weight, case.batch(REFERENCE))
     torch.testing.assert_close(y.double(), case.truth, rtol=2**-8, atol=1e-5)
 
 
-def test_resident_bytes_are_those_of_the_operands() -> None:
+def test_resident_bytes_are_those_of_the_operands(kernels: Kernels) -> None:
     source = torch.Generator().manual_seed(4)
     delta = element((8, 8), source, share=0.5)
-    resident: ResidentAdapter = make_resident("only", adapter_of(delta), KERNELS)
-    assert resident.num_bytes == 9 * 4 + 32 * 4 + 32 * 4  # row starts, columns, values
+    resident: ResidentAdapter = make_resident("only", adapter_of(delta), kernels)
+    assert resident.num_bytes == kernels.operand(delta).num_bytes
     assert resident.digest == "only"
 
 
 @pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_bytes_of_an_operand_are_known_before_it_is_laid_out(kind: str, dtype: torch.dtype) -> None:
+def test_bytes_of_an_operand_are_known_before_it_is_laid_out(
+    kernels: Kernels, kind: str, dtype: torch.dtype
+) -> None:
     delta = MAKERS[kind](QKV, dtype, torch.Generator().manual_seed(5))
-    assert KERNELS.operand(delta).num_bytes == KERNELS.operand_bytes(delta)
+    assert kernels.operand(delta).num_bytes == kernels.operand_bytes(delta)

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from server.kernels.interface import AttentionBatch
+from server.kernels.interface import AttentionBatch, Kernels
 from server.kernels.reference import ReferenceKernels
+from server.model.kv_cache import paged
 
-KERNELS = ReferenceKernels("cpu")
 HEAD_DIM, PAGE_SIZE, SCALE = 8, 4, 0.3
 
 
@@ -42,21 +42,26 @@ def make_case(lengths: list[int], news: list[int], num_heads: int, num_kv_heads:
     )
 
 
-def paged_attention(case: Case, window: int | None, dtype: torch.dtype = torch.float32) -> Tensor:
+def paged_attention(
+    kernels: Kernels, case: Case, window: int | None, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Attention over a cache whose every unused place is NaN, so that reading one shows."""
     counts = [-(-length // PAGE_SIZE) for length in case.lengths]
     order = torch.randperm(sum(counts) + 2, generator=torch.Generator().manual_seed(1))
     tables = torch.full((len(counts), max(counts)), int(order[-1]))
-    shape = (len(order), PAGE_SIZE, *case.keys[0].shape[1:])
-    keys, values = (torch.full(shape, torch.nan, dtype=dtype) for _ in range(2))
+    num_kv_heads = case.keys[0].shape[1]
+    storage = torch.full((2, len(order), num_kv_heads, PAGE_SIZE * HEAD_DIM), torch.nan).to(dtype)
+    (keys,), (values,) = paged(storage, PAGE_SIZE)
+    unturned = torch.ones(1, 0, dtype=dtype)
     new_slots = []
     for row, (length, new) in enumerate(zip(case.lengths, case.news, strict=True)):
         first = sum(counts[:row])
         tables[row, : counts[row]] = order[first : first + counts[row]]
         places = torch.arange(length)
         slots = tables[row, places // PAGE_SIZE] * PAGE_SIZE + places % PAGE_SIZE
-        KERNELS.write_cache(keys, slots, case.keys[row].to(dtype))
-        KERNELS.write_cache(values, slots, case.values[row].to(dtype))
+        heads = torch.cat([case.keys[row], case.values[row]], dim=1).to(dtype)
+        turn = unturned.expand(length, 0)
+        kernels.rotate_and_cache(heads, turn, turn, slots, keys, values)
         new_slots.append(slots[length - new :])
     batch = AttentionBatch(
         query_offsets=[0, *accumulate(case.news)],
@@ -65,7 +70,7 @@ def paged_attention(case: Case, window: int | None, dtype: torch.dtype = torch.f
         slots=torch.cat(new_slots),
     )
     query = torch.cat(case.queries).to(dtype)
-    return KERNELS.attention(query, keys, values, batch, scale=SCALE, sliding_window=window)
+    return kernels.attention(query, keys, values, batch, scale=SCALE, sliding_window=window)
 
 
 def plain_attention(case: Case, window: int | None) -> Tensor:
@@ -97,25 +102,28 @@ SEQUENCES = st.lists(
     window=st.none() | st.integers(1, 24),
 )
 def test_attention_is_a_softmax_over_the_visible_tokens(
-    sequences: list[tuple[int, int]], heads: tuple[int, int], window: int | None
+    kernels: Kernels,
+    sequences: list[tuple[int, int]],
+    heads: tuple[int, int],
+    window: int | None,
 ) -> None:
     case = make_case([n for n, _ in sequences], [new for _, new in sequences], *heads)
-    output = paged_attention(case, window)
+    output = paged_attention(kernels, case, window)
     torch.testing.assert_close(output.double(), plain_attention(case, window), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("window", [None, 1, PAGE_SIZE, PAGE_SIZE + 1])
-def test_batch_mates_change_no_bit(window: int | None) -> None:
+def test_batch_mates_change_no_bit(kernels: Kernels, window: int | None) -> None:
     case = make_case([9, 17, 1], [1, 6, 1], 4, 2)
-    together = paged_attention(case, window).split(case.news)
+    together = paged_attention(kernels, case, window).split(case.news)
     for row, output in enumerate(together):
         parts = (case.lengths, case.news, case.queries, case.keys, case.values)
         alone = Case(*([part[row]] for part in parts))  # type: ignore[arg-type]
-        assert torch.equal(paged_attention(alone, window), output)
+        assert torch.equal(paged_attention(kernels, alone, window), output)
 
 
 def test_16_bit_attention_is_within_its_rounding() -> None:
     case = make_case([30, 7], [5, 7], 4, 2)
-    output = paged_attention(case, None, torch.bfloat16)
+    output = paged_attention(ReferenceKernels("cpu"), case, None, torch.bfloat16)
     assert output.dtype == torch.bfloat16
     torch.testing.assert_close(output.double(), plain_attention(case, None), rtol=0, atol=0.03)

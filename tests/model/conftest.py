@@ -10,6 +10,8 @@ import torch
 from tiny_models import make_tiny_checkpoint
 from transformers import AutoModelForCausalLM
 
+from server.kernels.cpu.kernels import CpuKernels
+from server.kernels.interface import Kernels
 from server.kernels.reference import ReferenceKernels
 from server.model.checkpoint import open_checkpoint
 from server.model.load import load_model
@@ -22,13 +24,19 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
     return cache(lambda variation: make_tiny_checkpoint(tmp_path_factory.mktemp("t"), variation))
 
 
+@pytest.fixture(scope="session", params=["reference", "cpu"])
+def kernels(request: pytest.FixtureRequest) -> Kernels:
+    """In fp32, each of them."""
+    return CpuKernels() if request.param == "cpu" else ReferenceKernels("cpu")
+
+
 @pytest.fixture(scope="session")
-def tiny_model(tiny_checkpoint: Callable[[str], Path]) -> Callable[[str], Phi3]:
+def tiny_model(tiny_checkpoint: Callable[[str], Path], kernels: Kernels) -> Callable[[str], Phi3]:
     """Variation -> the server's model, in fp32."""
 
     def load(variation: str) -> Phi3:
         checkpoint = open_checkpoint(str(tiny_checkpoint(variation)))
-        return load_model(checkpoint, torch.float32, "cpu", ReferenceKernels("cpu"))
+        return load_model(checkpoint, torch.float32, "cpu", kernels)
 
     return cache(load)
 

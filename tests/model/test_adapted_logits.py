@@ -18,7 +18,6 @@ from adapters_store.adapter import (
     WeightDelta,
 )
 from server.adapters.delta import make_resident, pair_tokens
-from server.kernels.reference import ReferenceKernels
 from server.model.phi3 import Phi3
 
 TOLERANCE = 2e-5  # of the largest logit
@@ -77,9 +76,9 @@ def merged_logits(
 def test_mixed_batch_gives_each_sequence_the_logits_of_its_own_merge(
     tiny_model: Callable[[str], Phi3], transformers_model: Callable[[str], Any]
 ) -> None:
-    model, kernels = tiny_model("phi3-medium"), ReferenceKernels("cpu")
+    model = tiny_model("phi3-medium")
     adapters = make_adapters(model.config.linear_shapes())
-    resident = [make_resident(adapter.digest, adapter, kernels) for adapter in adapters]
+    resident = [make_resident(adapter.digest, adapter, model.kernels) for adapter in adapters]
     compositions: list[Composition] = [
         [(0, 1.0)],
         [],

@@ -7,7 +7,7 @@ import torch
 from paged_runs import PagedRun
 from transformers import AutoModelForCausalLM
 
-from server.kernels.reference import ReferenceKernels
+from server.kernels.interface import Kernels
 from server.model.checkpoint import open_checkpoint
 from server.model.load import load_model
 
@@ -16,9 +16,11 @@ PROMPT = "The quick brown fox jumps over the lazy dog. The capital of France is 
 
 
 @pytest.mark.demo
-def test_demo_base_has_the_logits_of_transformers_in_prefill_and_decode(demo_base: Path) -> None:
+def test_demo_base_has_the_logits_of_transformers_in_prefill_and_decode(
+    demo_base: Path, kernels: Kernels
+) -> None:
     checkpoint = open_checkpoint(str(demo_base))
-    model = load_model(checkpoint, torch.float32, "cpu", ReferenceKernels("cpu"))
+    model = load_model(checkpoint, torch.float32, "cpu", kernels)
     token_ids = torch.tensor(checkpoint.tokenizer.encode(PROMPT))
     run = PagedRun(model)
     sequence = run.add(token_ids)

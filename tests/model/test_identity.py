@@ -45,7 +45,7 @@ def test_identity_names_every_linear_layer_of_the_loaded_model(
 ) -> None:
     directory = tiny_checkpoint(variation)
     config = open_checkpoint(str(directory)).config
-    weights = load_weights(directory, config, torch.float32, "cpu")
+    weights = load_weights(directory, config, torch.float32, "cpu", pack=lambda w: w)
     digests = {name: base_layer_digest(weight) for name, weight in weights.linears()}
     base = identify(directory)
     assert base.name == "base"

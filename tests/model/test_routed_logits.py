@@ -17,12 +17,10 @@ from server.adapters.composition import ArrowRouter
 from server.adapters.delta import TokenPairs, make_resident, pair_tokens
 from server.adapters.prototypes import make_prototypes
 from server.adapters.routing import Mixture, RoutedMember
-from server.kernels.reference import ReferenceKernels
 from server.model.phi3 import Phi3
 
 TOLERANCE = 2e-5  # of the largest logit
 CHUNKS = (5, 1, 4)  # tokens of each sequence, step by step
-KERNELS = ReferenceKernels("cpu")
 Weights = Sequence[tuple[int, float]]  # adapter number, weight
 
 
@@ -75,7 +73,7 @@ class Batch:
         self.sequences = [self.run.add(token_ids) for token_ids in tokens]
         self.mixtures = [own and mixture_of(*own) for own in compositions]
         self.members = [
-            [(make_resident(a.digest, a, KERNELS), w) for a, w in own[1]] if own else []
+            [(make_resident(a.digest, a, model.kernels), w) for a, w in own[1]] if own else []
             for own in compositions
         ]
 

@@ -27,7 +27,9 @@ QKV = "model.layers.0.self_attn.qkv_proj.weight"
 
 
 def load(directory: Path, dtype: torch.dtype = torch.float32) -> Weights:
-    return load_weights(directory, open_checkpoint(str(directory)).config, dtype, "cpu")
+    return load_weights(
+        directory, open_checkpoint(str(directory)).config, dtype, "cpu", pack=lambda w: w
+    )
 
 
 def copy_with(source: Path, target: Path, change: Callable[[dict[str, Tensor]], object]) -> Path:

@@ -1,0 +1,101 @@
+"""The kernels that serve on a CPU in fp32: what `interface.py` asks for, by the fastest means.
+
+What is not written here is the reference's. Beside the rest, `linear` knows that base weights were
+packed by `pack`.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from server.kernels.cpu import attention, glue, products
+from server.kernels.cpu.threads import can_share_threads
+from server.kernels.interface import AttentionBatch
+from server.kernels.reference import ReferenceKernels
+
+SERIAL_NUMBERS = 8192  # of fewer, no second thread is worth waking
+
+
+class CpuKernels(ReferenceKernels):
+    """`Kernels` for fp32 activations on a CPU."""
+
+    name = "cpu/1"
+
+    def __init__(self) -> None:
+        super().__init__("cpu")
+        self._threads = torch.get_num_threads() if can_share_threads() else 1
+
+    def pack(self, weight: Tensor) -> Tensor:
+        return products.pack(weight)
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        return products.product(x, weight)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        output = torch.empty_like(x)
+        threads = self._threads_for(x)
+        glue.rms_norm(x.numpy(), weight.numpy(), np.float32(eps), threads, output.numpy())
+        return output
+
+    def silu_gate(self, gate_up: Tensor) -> Tensor:
+        output = gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2)
+        glue.silu_gate(gate_up.numpy(), self._threads_for(output), output.numpy())
+        return output
+
+    def rotate_and_cache(
+        self,
+        heads: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        slots: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+    ) -> Tensor:
+        keys, values = _in_memory_order(key_cache, value_cache)
+        num_heads = heads.shape[1] - 2 * key_cache.shape[2]
+        query = heads.new_empty(len(heads), num_heads, heads.shape[2])
+        glue.rotate_and_cache(
+            heads.numpy(),
+            cos.numpy(),
+            sin.numpy(),
+            slots.numpy(),
+            keys.numpy(),
+            values.numpy(),
+            self._threads_for(heads),
+            query.numpy(),
+        )
+        return query
+
+    def attention(
+        self,
+        query: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        batch: AttentionBatch,
+        *,
+        scale: float,
+        sliding_window: int | None,
+    ) -> Tensor:
+        keys, values = _in_memory_order(key_cache, value_cache)
+        output = torch.empty_like(query)
+        attention.attend(
+            query.numpy(),
+            keys.numpy(),
+            values.numpy(),
+            batch.block_tables.numpy(),
+            np.array(batch.query_offsets),
+            np.array(batch.context_lengths),
+            np.float32(scale),
+            sliding_window or 0,
+            self._threads,
+            output.numpy(),
+        )
+        return output
+
+    def _threads_for(self, numbers: Tensor) -> int:
+        return self._threads if numbers.numel() > SERIAL_NUMBERS else 1
+
+
+def _in_memory_order(key_cache: Tensor, value_cache: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys `[P, K, D, L]` and values `[P, K, L, D]`, as they lie."""
+    return key_cache.permute(0, 2, 3, 1), value_cache.permute(0, 2, 1, 3)

@@ -1,0 +1,102 @@
+"""Vectors of `LANES` fp32 numbers, for what Numba's loops cannot say well.
+
+Written as LLVM's own instructions, which every machine has: on narrower ones LLVM makes several of
+one. Arrays are flat fp32 ones; places in them are counted in numbers.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from server.kernels.cpu.compiled import compiled
+
+LANES = 16
+WIDTH = 2 * LANES  # numbers of a row that are summed up, or multiplied, at a time
+
+FLOAT, WORD, INDEX = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+VECTOR = ir.VectorType(FLOAT, LANES)
+UNDEFINED = ir.Constant(VECTOR, ir.Undefined)
+
+
+def start_of(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
+    """The address of element `at` of an array of the Numba type `kind`."""
+    return builder.gep(context.make_array(kind)(context, builder, array).data, [at])
+
+
+def load(builder: Any, start: Any, at: Any) -> Any:
+    """The vector that begins `at` numbers after `start`."""
+    return builder.load(_vector_at(builder, start, at), align=4)
+
+
+def store(builder: Any, vector: Any, start: Any, at: Any) -> None:
+    """Write what `load` would then give."""
+    builder.store(vector, _vector_at(builder, start, at), align=4)
+
+
+def broadcast(builder: Any, number: Any) -> Any:
+    """A vector of nothing but `number`."""
+    single = builder.insert_element(UNDEFINED, number, ir.Constant(WORD, 0))
+    return builder.shuffle_vector(single, UNDEFINED, _lanes([0] * LANES))
+
+
+def _vector_at(builder: Any, start: Any, at: Any) -> Any:
+    return builder.bitcast(builder.gep(start, [at]), VECTOR.as_pointer())
+
+
+def _lanes(lanes: list[int]) -> Any:
+    return ir.Constant(ir.VectorType(WORD, LANES), lanes)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _copy_vector(typing: Any, to: Any, to_at: Any, source: Any, source_at: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        target, origin = (
+            start_of(context, builder, signature.args[i], *values[i : i + 2]) for i in (0, 2)
+        )
+        zero = ir.Constant(INDEX, 0)
+        store(builder, load(builder, origin, zero), target, zero)
+        return context.get_dummy_value()
+
+    return types.void(to, types.int64, source, types.int64), generate
+
+
+@compiled
+def copy(to: Any, to_at: int, source: Any, source_at: int, count: int) -> None:
+    """`to[to_at : to_at + count] = source[source_at : source_at + count]`."""
+    whole = count // LANES * LANES
+    for at in range(0, whole, LANES):
+        _copy_vector(to, to_at + at, source, source_at + at)
+    for at in range(whole, count):
+        to[to_at + at] = source[source_at + at]
+
+
+def _across(joined: Any) -> Any:
+    """An operation on `(numbers, at)`: WIDTH numbers from there on joined by halves."""
+
+    def across(typing: Any, numbers: Any, at: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            start = start_of(context, builder, signature.args[0], *values)
+            halves = (load(builder, start, ir.Constant(INDEX, i)) for i in range(0, WIDTH, LANES))
+            vector, width = joined(builder, *halves), LANES
+            while width > 1:
+                width //= 2
+                turned = _lanes([(lane + width) % LANES for lane in range(LANES)])
+                vector = joined(builder, vector, builder.shuffle_vector(vector, UNDEFINED, turned))
+            return builder.extract_element(vector, ir.Constant(WORD, 0))
+
+        return types.float32(numbers, types.int64), generate
+
+    return intrinsic(across)
+
+
+def _sum(builder: Any, first: Any, second: Any) -> Any:
+    return builder.fadd(first, second)
+
+
+def _larger(builder: Any, first: Any, second: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", first, second), first, second)
+
+
+sum_across, largest_across = _across(_sum), _across(_larger)  # the latter for numbers without NaN

@@ -1,0 +1,65 @@
+"""One pack of a weight serves any number of rows, and gives each of them the same bits."""
+
+import pytest
+import torch
+
+from server.kernels.cpu import products
+
+SHAPES = {"phi3-like": (192, 64), "odd": (67, 35), "wide": (1000, 48), "deep": (64, 1536)}
+COUNTS = [1, 2, 3, 7, 16, 31, 33, 64, 65, 129, 255, 257, 300]
+
+
+@pytest.fixture(scope="module")
+def rows() -> torch.Tensor:
+    return torch.randn(300, 1536, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_rows_have_the_same_bits_in_any_company(name: str, rows: torch.Tensor) -> None:
+    if not products.can_pack():
+        pytest.skip("this build of torch has no packed products")
+    out, width = SHAPES[name]
+    x = rows[:, :width].contiguous()
+    packed = products.pack(torch.randn(out, width, generator=torch.Generator().manual_seed(2)))
+    together = products.product(x, packed)
+    for count in COUNTS:
+        for first in {0, (300 - count) // 2, 300 - count}:
+            alone = products.product(x[first : first + count], packed)
+            assert torch.equal(alone, together[first : first + count]), (count, first)
+
+
+def test_outlier_changes_no_bit_of_another_row(rows: torch.Tensor) -> None:
+    if not products.can_pack():
+        pytest.skip("this build of torch has no packed products")
+    x = rows[:9].contiguous()
+    packed = products.pack(rows[:64])
+    outlier = x.clone()
+    outlier[4] = torch.inf
+    others = [0, 1, 2, 3, 5, 6, 7, 8]
+    assert torch.equal(
+        products.product(outlier, packed)[others], products.product(x, packed)[others]
+    )
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_product_is_that_of_the_weight(name: str, rows: torch.Tensor) -> None:
+    out, width = SHAPES[name]
+    x = rows[:37, :width].contiguous()
+    weight = torch.randn(out, width, generator=torch.Generator().manual_seed(3))
+    product = products.product(x, products.pack(weight))
+    torch.testing.assert_close(product.double(), x.double() @ weight.double().T, rtol=0, atol=1e-3)
+
+
+def test_without_the_operations_weights_stay_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, rows: torch.Tensor
+) -> None:
+    monkeypatch.setattr(products, "can_pack", lambda: False)
+    weight = rows[:8, :16].contiguous()
+    assert products.pack(weight) is weight
+    assert torch.equal(products.product(weight, weight), weight @ weight.T)
+
+
+def test_numbers_of_rows_are_few_and_never_fewer_than_asked() -> None:
+    filled = [products._filled(rows) for rows in range(1, products.MOST_ROWS + 1)]
+    assert all(rows <= made for rows, made in enumerate(filled, 1))
+    assert len(set(filled)) <= 24
