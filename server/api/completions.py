@@ -10,11 +10,12 @@ from server.api.answering import Shape, answer
 from server.api.choices import Choice
 from server.api.composing import resolve, sticky_key
 from server.api.generation import Job, choice_seeds
-from server.api.logprobs import TokenText, completion_logprobs
+from server.api.logprobs import TextOffsets, TokenText, completion_logprobs, prompt_offsets
 from server.api.prompts import (
     adapter_start,
     check_prompt,
     completion_prompts,
+    given_prompts,
     max_tokens_of,
     sampling_for,
 )
@@ -90,6 +91,7 @@ class _Writer:
         self._body = body
         self._codec = services.codec
         self._token_text: TokenText = services.codec.token_text
+        self._offsets: dict[int, TextOffsets] = {}  # of output tokens, by choice
 
     def whole(self, choice: Choice) -> dict[str, Any]:
         return self._choice(choice, self._echoed(choice) + choice.text, 0, with_prompt=True)
@@ -119,24 +121,27 @@ class _Writer:
         """Of the output tokens from `since` on, after those of an echoed prompt."""
         if self._body.logprobs is None:
             return None
-        token_ids, entries = choice.token_ids[since:], [*choice.logprobs[since:]]
-        if not self._body.echo:
-            return completion_logprobs(
-                token_ids, entries, self._token_text, self._length(choice.token_ids[:since])
-            )
-        if with_prompt:
-            ids = [*choice.prompt, *token_ids]
-            every = [None, *choice.prompt_logprobs, *entries]
-            return completion_logprobs(ids, every, self._token_text, 0)
-        before = self._length([*choice.prompt, *choice.token_ids[:since]])
-        return completion_logprobs(token_ids, entries, self._token_text, before)
+        ids, entries = choice.token_ids[since:], choice.logprobs[since:]
+        if not (self._body.echo and with_prompt):
+            offsets = self._offsets_of(choice).take(ids)
+            return completion_logprobs(ids, entries, self._token_text, offsets)
+        offsets = prompt_offsets(choice.prompt, self._echoed(choice), self._codec)
+        return completion_logprobs(
+            [*choice.prompt, *ids],
+            [None, *choice.prompt_logprobs, *entries],
+            self._token_text,
+            offsets + self._offsets_of(choice).take(ids),
+        )
+
+    def _offsets_of(self, choice: Choice) -> TextOffsets:
+        if choice.index not in self._offsets:
+            start = len(self._echoed(choice))
+            self._offsets[choice.index] = TextOffsets(self._codec, start)
+        return self._offsets[choice.index]
 
     def _echoed(self, choice: Choice) -> str:
+        """The choice's prompt as it was sent; token ids as their text, special tokens among it."""
         if not self._body.echo:
             return ""
-        if isinstance(self._body.prompt, str):
-            return self._body.prompt
-        return self._codec.decode(choice.prompt, self._body.skip_special_tokens)
-
-    def _length(self, token_ids: list[int]) -> int:
-        return sum(len(self._token_text(token_id)) for token_id in token_ids)
+        given = given_prompts(self._body.prompt)[choice.index // self._body.n]
+        return given if isinstance(given, str) else self._codec.decode(given, False)

@@ -15,13 +15,13 @@ from server.model.text import TextCodec
 
 def completion_prompts(body: CompletionBody, codec: TextCodec) -> list[list[int]]:
     """Token ids of every prompt of a completion request: text, texts, ids or lists of ids."""
-    given = _as_list(body.prompt)
+    given = given_prompts(body.prompt)
     if not given:
         raise BadRequest("prompt must not be empty", "prompt")
     return [_prompt_ids(prompt, body.add_special_tokens, codec) for prompt in given]
 
 
-def _as_list(prompt: Prompts) -> list[str | list[int]]:
+def given_prompts(prompt: Prompts) -> list[str | list[int]]:
     """One prompt is a list of one; a list of ints is one prompt of token ids."""
     if isinstance(prompt, str):
         return [prompt]

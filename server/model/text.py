@@ -35,9 +35,12 @@ class TextCodec:
         text: str = self._backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
         return text
 
+    def inner_text(self, token_ids: Sequence[int]) -> str:
+        """Text of tokens inside a text: at the very start some decoders drop a space."""
+        return self.decode([*self._before, *token_ids], False)[self._length_before :]
+
     def _token_text(self, token_id: int) -> str:
-        """Text of one token inside a text: at the very start some decoders drop its space."""
-        return self.decode([*self._before, token_id], False)[self._length_before :]
+        return self.inner_text([token_id])
 
     def vocabulary_text(self, token_id: int) -> str:
         """A token as the vocabulary writes it, not as text; empty for an id that has no token."""
