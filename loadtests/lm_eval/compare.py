@@ -21,6 +21,7 @@ from pathlib import Path
 from intarsia_client import Client
 from rich.console import Console
 from rich.table import Table
+from tqdm import tqdm
 
 from loadtests.lm_eval.fused import fuse
 from loadtests.lm_eval.harness import Answers, Harness, read_answers, score, task_names
@@ -50,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         directory = options.keep or Path(scratch)
         harness = Harness(options.lm_eval.absolute(), directory)
-        lines = list(_lines(harness, options))
+        lines = list(tqdm(_lines(harness, options), unit="task"))
     _show(lines)
     print(json.dumps([asdict(line) for line in lines]))
 
@@ -63,20 +64,20 @@ def _options() -> argparse.Namespace:
     add("--way-rows", type=int, default=20, help="of each task in the other ways of asking")
     add("--adapter", type=Path, default=ADAPTER, help="the file of an adapter of single entries")
     add("--base-model", type=Path, default=Path("data/demo-base"))
-    add("--keep", type=Path, help="an empty folder for the harness's own results")
+    add(
+        "--keep", type=Path, help="folder for the harness's results; those in it are not made again"
+    )
     return parser.parse_args()
 
 
 def _lines(harness: Harness, options: argparse.Namespace) -> Iterator[Line]:
     base, adapter, rows = options.base_model.absolute(), options.adapter.stem, options.rows
     fused = fuse(base, options.adapter, harness.directory / "fused")
-    checkpoints = {base.name: base, adapter: fused}
-    truths = {name: _truth(harness, name, path, rows) for name, path in checkpoints.items()}
     with _server(base, options.adapter, harness.directory) as url:
-        for name, truth in truths.items():
+        for name, checkpoint in ((base.name, base), (adapter, fused)):
+            truth = _truth(harness, name, checkpoint, rows)
             yield from _asked(harness, name, DEFAULT_WAY, [], url, truth, rows)
         for way, arguments in _ways(base).items():
-            truth = truths[adapter]
             yield from _asked(harness, adapter, way, arguments, url, truth, options.way_rows)
 
 

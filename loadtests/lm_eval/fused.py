@@ -15,8 +15,10 @@ WEIGHTS = "model.safetensors"
 
 
 def fuse(base: Path, adapter: Path, to: Path) -> Path:
-    """Write the checkpoint `base` with the element adapter's values added; returns `to`."""
-    shutil.copytree(base, to, ignore=shutil.ignore_patterns(WEIGHTS))
+    """The checkpoint `base` with the element adapter's values added, written if not there yet."""
+    if (to / WEIGHTS).is_file():
+        return to
+    shutil.copytree(base, to, ignore=shutil.ignore_patterns(WEIGHTS), dirs_exist_ok=True)
     weights, deltas = load_file(base / WEIGHTS), load_file(adapter)
     for header in _headers(adapter):
         layer, weight = header["layer"], weights[f"{header['layer']}.weight"]

@@ -34,11 +34,13 @@ class Harness:
     directory: Path
 
     def run(self, name: str, model: str, *arguments: str, limit: int) -> Path:
-        """Evaluate `limit` rows of all tasks; the folder with its results.
+        """Evaluate `limit` rows of all tasks; the folder with its results, if there are none yet.
 
         Raises RuntimeError with the output of a run that failed.
         """
-        output = self.directory / name
+        output = self.directory / f"{name}, {limit} rows"
+        if any(output.rglob("results_*.json")):
+            return output
         command = [str(self.command), "run", "--model", model, "--log_samples"]
         command += ["--include_path", str(TASKS), "--output_path", str(output)]
         command += ["--tasks", *task_names(), "--limit", str(limit)]
@@ -52,7 +54,6 @@ class Harness:
             text=True,
             check=False,
         )
-        (self.directory / f"{name}.log").write_text(run.stdout)
         if run.returncode != 0:
             raise RuntimeError(f"{' '.join(run.args)} ended with {run.returncode}:\n{run.stdout}")
         return output
