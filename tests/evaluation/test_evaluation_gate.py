@@ -98,6 +98,7 @@ MISSING = {
     "the reference": (EITHER, board(new=GOOD)),
     "a row": (EITHER, board(new=GOOD[1:], base=GOOD)),
     "a row of the reference": (EITHER, board(new=GOOD, base=GOOD[1:])),
+    "rows of the task": (EITHER, Scoreboard({"t": 0}, {"new": {"t": {"f1": []}}})),
     "the metric": (Gate("a", "rouge_l", min=0), board(new=GOOD)),
     "the task": (Gate("a", "f1", task="u", min=0), board(new=GOOD)),
     "one of the tasks": (

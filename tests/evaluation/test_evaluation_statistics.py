@@ -14,7 +14,7 @@ from adapters_store.evaluation.errors import InvalidSetting, ScoresRefused
 from adapters_store.evaluation.metrics import NATS, PERCENT, PERPLEXITY
 from adapters_store.evaluation.resampling import Bootstrap, draw, pair
 from adapters_store.evaluation.scores import Sample, Scale, Score
-from adapters_store.evaluation.statistics import Comparison, Interval
+from adapters_store.evaluation.statistics import Comparison, Interval, unseen_share
 from adapters_store.evaluation.statistics import compare as compare_pairs
 from adapters_store.evaluation.statistics import interval as interval_of_drawn
 
@@ -54,8 +54,9 @@ def test_interval_holds_the_point_estimate_and_keeps_its_bounds(
         assert found.high <= 100 + 1e-9
 
 
-def test_interval_of_next_to_no_confidence_holds_the_point_estimate() -> None:
-    skewed = [sample([0.0] * 30 + [1000.0])]  # whose median is far from its mean
+@pytest.mark.parametrize("sign", [1, -1])
+def test_interval_of_next_to_no_confidence_holds_the_point_estimate(sign: int) -> None:
+    skewed = [sample([sign * 2.0**i for i in range(12)])]  # draws' median is far from the mean
     found = interval(skewed, NATS, Bootstrap(0.01, 200))
     assert found.low <= found.mean <= found.high
 
@@ -141,6 +142,11 @@ def test_rows_all_equal_in_many_tasks_count_together() -> None:
     assert one.low == four.low
 
 
+def test_of_unequal_tasks_the_smallest_says_what_may_be_unseen() -> None:
+    assert unseen_share([10, 1000], 0.05) == unseen_share([10, 10], 0.05)
+    assert unseen_share([10, 10], 0.05) == pytest.approx(1 - 0.05 ** (1 / 20))
+
+
 @pytest.mark.parametrize(
     ("draw", "truth"),
     [
@@ -205,6 +211,15 @@ def test_p_value_of_few_rows_is_that_of_all_swaps() -> None:
     """Four rows, all won by as much: of 16 ways to swap, 2 are as large."""
     found = compare([sample([2.0] * 4)], [sample([1.0] * 4)], PERCENT, Bootstrap(resamples=20_000))
     assert found.p_value == pytest.approx(2 / 16, abs=0.01)
+
+
+def test_swaps_weigh_rows_and_tasks_swap_apart() -> None:
+    weights = [1.0] * 30 + [70.0]
+    a, b = draw([(sample([1.0] * 31, weights), NATS), (sample([0.0] * 31, weights), NATS)], FEW)
+    swapped = pair(a, b, FEW).swapped
+    heavy = np.abs(swapped) >= 0.4  # the last row alone moves 0.7 of the score one way or other
+    assert heavy.all()
+    assert (swapped != pair(a, b, FEW, stratum=1).swapped).any()
 
 
 def test_p_value_is_uniform_where_nothing_differs() -> None:
