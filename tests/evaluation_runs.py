@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
@@ -42,13 +42,18 @@ def get(http: httpx.Client, evaluation: str) -> dict[str, Any]:
     return found
 
 
+def until(is_so: Callable[[], bool]) -> None:
+    """Return once it is so; AssertionError if it never is."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not is_so():
+        assert time.monotonic() < deadline, "it never came to that"
+        threading.Event().wait(TICK_S)
+
+
 def ended(http: httpx.Client, evaluation: str) -> dict[str, Any]:
     """The evaluation once it has ended."""
-    deadline = time.monotonic() + DEADLINE_S
-    while (found := get(http, evaluation))["status"] not in ENDED:
-        assert time.monotonic() < deadline, found
-        threading.Event().wait(TICK_S)
-    return found
+    until(lambda: get(http, evaluation)["status"] in ENDED)
+    return get(http, evaluation)
 
 
 def evaluate(http: httpx.Client, **fields: Any) -> dict[str, Any]:

@@ -39,6 +39,15 @@ class DataSetBody(Strict):
     task: str | None = None
     split: Literal["train", "validation", "test"] = "test"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_sendable(cls, body: Any) -> Any:
+        """Raise BadRequest for text that no UTF-8 can hold; rows are read by themselves."""
+        for name, value in body.items() if isinstance(body, dict) else ():
+            if name != "rows":
+                check_sendable(name, value)
+        return body
+
 
 class GenerationSettings(Strict):
     max_tokens: int = Field(64, ge=1)
@@ -103,7 +112,7 @@ class EvaluationBody(Strict):
     @model_validator(mode="before")
     @classmethod
     def _is_sendable(cls, body: Any) -> Any:
-        """Raise BadRequest for text that no UTF-8 can hold; rows are read by themselves."""
+        """As DataSetBody, whose part it leaves to it."""
         for name, value in body.items() if isinstance(body, dict) else ():
             if name not in ("dataset", "datasets"):
                 check_sendable(name, value)
