@@ -18,7 +18,18 @@ from tqdm import tqdm
 from adapters_store.files import read
 from examples.drawing import draw
 from examples.log import Log
-from examples.plan import METHODS, RATE_TASK, STAGES, STEPS, TASKS, Plan, Run, best_rate, next_rate
+from examples.plan import (
+    BASE,
+    METHODS,
+    RATE_TASK,
+    STAGES,
+    STEPS,
+    TASKS,
+    Plan,
+    Run,
+    best_rate,
+    next_rate,
+)
 from examples.processes import do_all
 from examples.runs import Place
 from examples.task_rows import TaskRows
@@ -27,7 +38,8 @@ from server.model.demo_base import ensure_demo_base
 DATA_DIR = Path("data")
 LOGS = Path(__file__).parent / "comparison"
 # On one core of the machine that made the committed log.
-SECONDS_PER_STEP, SECONDS_PER_START, SECONDS_PER_SCORED_ROW = 1.5, 25, 0.4
+SECONDS_PER_STEP, SECONDS_PER_START = 1.5, 25
+SECONDS_PER_SCORED_ROW, SECONDS_PER_ROW_OF_BASE = 0.4, 1.2  # the base does not stop by itself
 RATES_EACH = 3.5
 
 
@@ -141,13 +153,13 @@ class Comparison:
 
     def _seconds(self, run: Run) -> float:
         training = run.training.steps * SECONDS_PER_STEP + SECONDS_PER_START if run.training else 0
-        scored = len(run.tasks) * self.rows
-        return training + scored * SECONDS_PER_SCORED_ROW
+        each = SECONDS_PER_ROW_OF_BASE if run.method == BASE else SECONDS_PER_SCORED_ROW
+        return training + len(run.tasks) * self.rows * each
 
 
 def _of(result: dict[str, Any]) -> dict[str, Any]:
     """What the log keeps of a training's result."""
-    kept = {key: result[key] for key in ("adapter", "phases") if key in result}
+    kept: dict[str, Any] = {key: result[key] for key in ("adapter", "phases") if key in result}
     if "lineage" in result:
         kept["versions"] = result["lineage"]["versions"]
     if result.get("evaluations"):

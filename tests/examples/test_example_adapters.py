@@ -60,7 +60,7 @@ def test_shipped_file_is_small(name: str) -> None:
 def test_shipped_file_says_how_the_script_makes_it(name: str) -> None:
     found = read(shipped(ADAPTERS, name)).notes
     config = json.loads(found["lineage"])["config"]
-    assert found == found | notes(name) | {"example": prompts()[name]["prompt"]}
+    assert found == {**found, **notes(name), "example": prompts()[name]["prompt"]}
     assert config == config | dict(EXPERTS[name].method) | {"max_steps": EXPERTS[name].steps}
 
 

@@ -64,8 +64,8 @@ def test_signals_are_as_they_were_after_the_work() -> None:
 
 
 def test_adapter_is_added_to_the_weights() -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 2))
-    before = [layer.weight.detach().clone() for layer in (model[0], model[1])]
+    layers = [torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 2)]
+    before = [layer.weight.detach().clone() for layer in layers]
     places = torch.tensor([5], dtype=torch.int32)
     element = ElementDelta(layer="0", shape=(4, 4), indices=places, values=torch.ones(1))
     block = BlockDelta(
@@ -75,9 +75,12 @@ def test_adapter_is_added_to_the_weights() -> None:
         block_index=torch.tensor([1], dtype=torch.int32),
         values=torch.ones(1, 2, 2),
     )
-    add_to(model, SparseAdapter("base", {"0": "x", "1": "y"}, (element, block)))
-    assert (model[0].weight - before[0]).nonzero().tolist() == [[1, 1]]
-    assert (model[1].weight - before[1]).nonzero().tolist() == [[0, 2], [0, 3], [1, 2], [1, 3]]
+    add_to(
+        torch.nn.Sequential(*layers), SparseAdapter("base", {"0": "x", "1": "y"}, (element, block))
+    )
+    first, second = [layer.weight - old for layer, old in zip(layers, before, strict=True)]
+    assert first.nonzero().tolist() == [[1, 1]]
+    assert second.nonzero().tolist() == [[0, 2], [0, 3], [1, 2], [1, 3]]
 
 
 @pytest.mark.parametrize(
