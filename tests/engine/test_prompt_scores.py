@@ -1,6 +1,6 @@
 """Prompt log-probabilities: those of transformers, however the prompt came to be computed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import pytest
@@ -55,12 +55,12 @@ def expected(real: RealEngine, compositions: Mapping[str, Composition]) -> "Expe
 class Expected:
     """What scores must be."""
 
-    def __init__(self, logprobs: "cache") -> None:  # type: ignore[valid-type]
+    def __init__(self, logprobs: Callable[[str], Tensor]) -> None:
         self._logprobs = logprobs
 
     def check(self, name: str, scores: Sequence[TokenLogprobs], first: int = 1) -> None:
         """`scores` are those of the prompt's tokens from `first` on."""
-        rows = self._logprobs(name)  # type: ignore[operator]
+        rows = self._logprobs(name)
         assert [entry.token_id for entry in scores] == PROMPT[first:]
         for row, entry in zip(rows[first - 1 :], scores, strict=False):
             assert entry.logprob == pytest.approx(float(row[entry.token_id]), abs=TOLERANCE)
