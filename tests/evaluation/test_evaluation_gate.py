@@ -91,6 +91,14 @@ def test_few_rows_promote_nothing_however_good() -> None:
     assert not opens(Gate("a", "f1", min=6, min_rows=1), new=[100.0])
 
 
+def test_a_gate_of_one_task_does_not_mind_the_others() -> None:
+    scores = {"new": {task: {"f1": [*map(Score, GOOD)]} for task in ("t", "small")}}
+    both = Scoreboard({"t": 100, "small": 5}, scores)
+    assert decide(Gate("a", "f1", task="t", min=85), "new", both).promoted
+    assert not decide(Gate("a", "f1", task="small", min=0), "new", both).promoted
+    assert not decide(Gate("a", "f1", min=0), "new", both).promoted
+
+
 EITHER = Gate("a", "f1", min=1, min_delta_over=DeltaOver("base", -100))
 MISSING = {
     "no scores at all": (EITHER, Scoreboard({}, {})),
