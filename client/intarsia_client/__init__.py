@@ -27,6 +27,14 @@ from intarsia_client.errors import (
     UnexpectedAnswer,
     UnsupportedMedia,
 )
+from intarsia_client.evaluation import (
+    DataSet,
+    Evaluation,
+    EvaluationOptions,
+    EvaluationRow,
+    ProgressReader,
+    RowPage,
+)
 from intarsia_client.generation import ChatCompletion, Choice, Chunk, Completion, Served, Usage
 from intarsia_client.jobs import Job, MergeMethod, MergeParameter
 from intarsia_client.options import AdapterFilter, ChatOptions, CompletionOptions
@@ -66,8 +74,12 @@ __all__ = [
     "CompletionOptions",
     "Conflict",
     "ConnectionFailed",
+    "DataSet",
     "Deleted",
     "Diagnosis",
+    "Evaluation",
+    "EvaluationOptions",
+    "EvaluationRow",
     "Finding",
     "Forbidden",
     "IntarsiaError",
@@ -80,7 +92,9 @@ __all__ = [
     "NotFound",
     "Overlap",
     "PartEffect",
+    "ProgressReader",
     "RateLimited",
+    "RowPage",
     "Served",
     "ServerError",
     "ServerVersion",

@@ -14,6 +14,7 @@ import httpx
 from intarsia_client import diagnosis, files, merge_wire, wire
 from intarsia_client.answers import ChunkReader, raise_for_status, transport_errors
 from intarsia_client.errors import ConnectionFailed, Unavailable
+from intarsia_client.evaluations import EvaluationMethods
 from intarsia_client.generation import ChatCompletion, Chunk, Completion
 from intarsia_client.jobs import Job, MergeMethod
 from intarsia_client.options import AdapterFilter, ChatOptions, CompletionOptions
@@ -32,7 +33,7 @@ from intarsia_client.wire import Call, Messages, Target
 T = TypeVar("T")
 
 
-class Client:
+class Client(EvaluationMethods):
     """Talks to one server. Threads may share it. What goes wrong is an IntarsiaError,
     apart from the OSError of a file on this machine.
 

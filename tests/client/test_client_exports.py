@@ -17,6 +17,7 @@ PUBLIC_MODULES = (
     "async_client",
     "diagnosis",
     "errors",
+    "evaluation",
     "generation",
     "jobs",
     "options",
