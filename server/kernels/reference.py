@@ -27,7 +27,7 @@ class ReferenceKernels:
     def __init__(self, device: torch.device | str) -> None:
         self.device = torch.device(device)
 
-    def operand(self, delta: WeightDelta) -> ReferenceOperand:
+    def operand(self, delta: WeightDelta) -> Operand:
         return lay_out(delta, self.device)
 
     def operand_bytes(self, delta: WeightDelta) -> int:

@@ -4,13 +4,26 @@ What is not written here is the reference's. Beside the rest, `linear` knows tha
 packed by `pack`.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from adapters_store.adapter import WeightDelta
 from server.kernels.cpu import attention, glue, products
+from server.kernels.cpu.deltas import add_deltas
+from server.kernels.cpu.operands import (
+    COMPILED,
+    CompiledOperand,
+    can_compile,
+    compile_delta,
+    compiled_bytes,
+    window_rows,
+)
 from server.kernels.cpu.threads import can_share_threads
-from server.kernels.interface import AttentionBatch
+from server.kernels.interface import AttentionBatch, DeltaBatch, Operand
 from server.kernels.reference import ReferenceKernels
 
 SERIAL_NUMBERS = 8192  # of fewer, no second thread is worth waking
@@ -28,8 +41,34 @@ class CpuKernels(ReferenceKernels):
     def pack(self, weight: Tensor) -> Tensor:
         return products.pack(weight)
 
+    def operand(self, delta: WeightDelta) -> Operand:
+        return compile_delta(delta) if can_compile(delta) else super().operand(delta)
+
+    def operand_bytes(self, delta: WeightDelta) -> int:
+        return compiled_bytes(delta) if can_compile(delta) else super().operand_bytes(delta)
+
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         return products.product(x, weight)
+
+    def linear(self, x: Tensor, weight: Tensor, deltas: DeltaBatch | None) -> Tensor:
+        if deltas is None:
+            return self.product(x, weight)
+        compiled, others = _parted(deltas.operands)
+        y = super().linear(x, weight, replace(deltas, operands=others) if any(others) else None)
+        if compiled:
+            table = np.array([(segment, *own.descriptor, 0) for segment, own in compiled])
+            add_deltas(
+                y.numpy(),
+                x.numpy(),
+                table,
+                np.array([own.scale for _, own in compiled], np.float32),
+                np.array(deltas.offsets),
+                deltas.tokens.numpy(),
+                deltas.coefficients.numpy(),
+                window_rows(y.shape[1]),
+                self._threads,
+            )
+        return y
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         output = torch.empty_like(x)
@@ -94,6 +133,18 @@ class CpuKernels(ReferenceKernels):
 
     def _threads_for(self, numbers: Tensor) -> int:
         return self._threads if numbers.numel() > SERIAL_NUMBERS else 1
+
+
+def _parted(
+    operands: Sequence[Sequence[Operand]],
+) -> tuple[list[tuple[int, CompiledOperand]], list[list[Operand]]]:
+    """The compiled operands with their segments; and by segment, what the reference multiplies."""
+    compiled: list[tuple[int, CompiledOperand]] = []
+    others: list[list[Operand]] = []
+    for segment, own in enumerate(operands):
+        compiled += [(segment, one) for one in own if isinstance(one, COMPILED)]
+        others.append([one for one in own if not isinstance(one, COMPILED)])
+    return compiled, others
 
 
 def _in_memory_order(key_cache: Tensor, value_cache: Tensor) -> tuple[Tensor, Tensor]:

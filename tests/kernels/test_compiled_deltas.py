@@ -1,0 +1,130 @@
+"""The compiled layouts of deltas: weights of several windows, every dtype, groups of every size."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from adapters_store.adapter import BlockDelta, ElementDelta, LowRankDelta, WeightDelta
+from server.kernels.cpu.kernels import CpuKernels
+from server.kernels.cpu.operands import can_compile, window_rows
+from server.kernels.interface import DeltaBatch
+
+SHAPE = (656, 48)  # 3 windows, the last of them smaller
+KERNELS = CpuKernels()
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def element(dtype: torch.dtype, source: torch.Generator) -> WeightDelta:
+    numel = SHAPE[0] * SHAPE[1]
+    indices = torch.randperm(numel, generator=source)[: numel // 20]
+    # One long row, and a window without an entry.
+    indices = torch.cat((indices, torch.arange(48 * 7, 48 * 8)))
+    indices = indices[(indices // 48 < 220) | (indices // 48 >= 450)].unique()
+    values = torch.randn(len(indices), generator=source).to(dtype)
+    return ElementDelta(layer="l", shape=SHAPE, scale=0.7, indices=indices.int(), values=values)
+
+
+def block(
+    dtype: torch.dtype, source: torch.Generator, size: tuple[int, int], stride: int = 1
+) -> WeightDelta:
+    num_tiles = SHAPE[0] * SHAPE[1] // (size[0] * size[1])
+    tiles = torch.randperm(num_tiles, generator=source)[: num_tiles // 5].sort().values
+    values = torch.randn(len(tiles), *size, generator=source).to(dtype)
+    return BlockDelta(
+        layer="l",
+        shape=SHAPE,
+        block=size,
+        block_index=tiles.int(),
+        values=values,
+        row_stride=stride,
+    )
+
+
+def low_rank(dtype: torch.dtype, source: torch.Generator) -> WeightDelta:
+    a = torch.randn(5, SHAPE[1], generator=source).to(dtype)
+    b = torch.randn(SHAPE[0], 5, generator=source).to(dtype)
+    return LowRankDelta(layer="l", shape=SHAPE, scale=0.3, a=a, b=b)
+
+
+MAKERS = {
+    "element": element,
+    "block 16x16": lambda dtype, source: block(dtype, source, (16, 16)),
+    "block 1x16": lambda dtype, source: block(dtype, source, (1, 16)),
+    "block 4x4 strided": lambda dtype, source: block(dtype, source, (4, 4), stride=4),
+    "low rank": low_rank,
+}
+
+
+def products(delta: WeightDelta, x: Tensor, counts: Sequence[int]) -> Tensor:
+    """Every row of `x` times the delta, in segments of `counts` rows, each an adapter's."""
+    offsets = [0]
+    for count in counts:
+        offsets.append(offsets[-1] + count)
+    batch = DeltaBatch(
+        operands=[[KERNELS.operand(delta)] for _ in counts],
+        offsets=offsets,
+        tokens=torch.arange(len(x)),
+        coefficients=torch.linspace(-1, 1, len(x)),
+    )
+    return KERNELS.linear(x, KERNELS.pack(torch.zeros(SHAPE)), batch)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_layout_multiplies_as_its_delta_means(name: str, dtype: str) -> None:
+    source = torch.Generator().manual_seed(1)
+    delta = MAKERS[name](DTYPES[dtype], source)
+    assert can_compile(delta)
+    x = torch.randn(40, SHAPE[1], generator=source)
+    expected = delta.dense().double() @ x.double().T * torch.linspace(-1, 1, 40)
+    for counts in ([40], [1] * 40, [17, 23]):
+        found = products(delta, x, counts)
+        torch.testing.assert_close(found.double(), expected.T, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_row_has_the_same_bits_in_groups_of_any_size(name: str) -> None:
+    source = torch.Generator().manual_seed(2)
+    delta = MAKERS[name](torch.float32, source)
+    x = torch.randn(40, SHAPE[1], generator=source)
+    alone = products(delta, x, [1] * 40)
+    for counts in ([40], [5, 6, 29], [16, 16, 8], [15, 17, 2, 6]):
+        assert torch.equal(products(delta, x, counts), alone)
+
+
+def test_outlier_changes_no_bit_of_another_token() -> None:
+    source = torch.Generator().manual_seed(3)
+    delta = element(torch.float32, source)
+    x = torch.randn(20, SHAPE[1], generator=source)
+    outlier = x.clone()
+    outlier[3] = torch.nan
+    others = [row for row in range(20) if row != 3]
+    assert torch.equal(products(delta, outlier, [20])[others], products(delta, x, [20])[others])
+
+
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 256, 257, 576, 960, 3072, 9216])
+def test_windows_are_of_nearly_equal_size_and_made_of_whole_slices(rows: int) -> None:
+    size = window_rows(rows)
+    assert size % 16 == 0
+    assert size <= 256
+    assert -(-rows // size) == -(-rows // 256)
+
+
+@pytest.mark.parametrize(("keep_ratio", "most"), [(0.1, 4.2), (0.01, 5.0)])
+def test_16_bit_entries_take_few_bytes(keep_ratio: float, most: float) -> None:
+    source, shape = torch.Generator().manual_seed(4), (960, 576)
+    count = int(keep_ratio * shape[0] * shape[1])
+    indices = torch.randperm(shape[0] * shape[1], generator=source)[:count].sort().values
+    values = torch.ones(count, dtype=torch.bfloat16)
+    delta = ElementDelta(layer="l", shape=shape, indices=indices.int(), values=values)
+    assert KERNELS.operand(delta).num_bytes <= most * count
+
+
+def test_16_bit_blocks_take_few_bytes() -> None:
+    source, shape, size = torch.Generator().manual_seed(5), (960, 576), (16, 16)
+    tiles = torch.randperm(60 * 36, generator=source)[:216].sort().values
+    values = torch.ones(216, *size, dtype=torch.float16)
+    delta = BlockDelta(layer="l", shape=shape, block=size, block_index=tiles.int(), values=values)
+    assert KERNELS.operand(delta).num_bytes <= 2.2 * values.numel()
