@@ -99,9 +99,12 @@ class Desk:
         if self.blocks is not None:
             PageRoom(blocks, self.page_bytes, self.forgotten.extend).connect(self.memory)
 
-    def ask(self, *names: str, hold: bool = False) -> "Future[AdapterLease]":
+    def ask(
+        self, *names: str, hold: bool = False, is_background: bool = False
+    ) -> "Future[AdapterLease]":
         """Ask for a lease; nothing is loaded before the pool runs."""
-        return self.memory.lease([Named(name, self) for name in names], hold=hold)
+        sources = [Named(name, self) for name in names]
+        return self.memory.lease(sources, hold=hold, is_background=is_background)
 
     def lease(self, *names: str, hold: bool = False) -> AdapterLease:
         """Have a lease at once."""
