@@ -1,7 +1,7 @@
 """lm-evaluation-harness over HTTP against the harness with transformers on the same weights.
 
-    python -m venv .lm-eval && .lm-eval/bin/pip install 'lm_eval[api,hf]'
-    python -m loadtests.lm_eval.compare --lm-eval .lm-eval/bin/lm_eval [--rows 100]
+    python -m venv /tmp/lm-eval && /tmp/lm-eval/bin/pip install 'lm_eval[api,hf]'
+    python -m loadtests.lm_eval.compare --lm-eval /tmp/lm-eval/bin/lm_eval [--rows 100]
 
 The harness stays unmodified, in an environment of its own: `local-completions` asks our server,
 `hf` loads the demo base, or a copy of it with the adapter's values added. Four tasks, with their
