@@ -28,6 +28,7 @@ from server.evaluation.plan import Plan, Promotion, TaskRows
 from server.evaluation.subjects import Subject, pinned_sources
 
 BASE_SUBJECT = "base"
+MAX_ROWS = 1_000_000  # of one evaluation
 
 
 async def make_plan(body: EvaluationBody, services: Services) -> tuple[Plan, Sequence[Found]]:
@@ -52,6 +53,9 @@ async def make_plan(body: EvaluationBody, services: Services) -> tuple[Plan, Seq
         base=services.evaluations.base,
         promotion=await run_in_threadpool(_promotion, body, subjects, found, services),
     )
+    if plan.num_rows > MAX_ROWS:
+        told = f"{plan.num_rows:,} rows of all subjects and data sets are more than {MAX_ROWS:,}"
+        raise BadRequest(f"limit: {told}", "limit")
     await run_in_threadpool(_check_rows, plan, found, services)
     return plan, found
 

@@ -13,6 +13,8 @@ from evaluation_runs import all_rows, begin, ended, evaluate, get, rows_of, unti
 from servers import RunningServer, paused_engine
 from tiny_adapters import make_adapter
 
+from server.api import evaluation_plans, evaluations
+
 METRICS = ["rouge_l", "accuracy", "loss"]
 SUBJECTS: list[Any] = [
     "base",
@@ -159,6 +161,26 @@ def test_events_tell_progress_until_the_end(client: httpx.Client, server: Runnin
     assert told[0]["status"] in ("queued", "running")
     assert told[-1] == get(client, evaluation)
     assert told[-1]["status"] == "succeeded"
+
+
+def test_a_quiet_stream_shows_that_it_lives(
+    client: httpx.Client, server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluations, "HEARTBEAT_S", 0.0)
+    with paused_engine(server):
+        path = f"/v1/evaluations/{begin(client)}/events"
+        with client.stream("GET", path) as stream:
+            assert any(line.startswith(":") for line in stream.iter_lines())
+
+
+def test_an_evaluation_without_end_is_refused(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_plans, "MAX_ROWS", 2)
+    body = {"subjects": ["base"], "dataset": {"rows": rows_of(3)}, "metrics": ["f1"]}
+    answer = client.post("/v1/evaluations", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "limit")
+    assert client.post("/v1/evaluations", json={**body, "limit": 2}).status_code == 202
 
 
 def test_evaluations_are_listed_newest_first_and_are_jobs(

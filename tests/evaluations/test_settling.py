@@ -10,14 +10,17 @@ from adapters_store.evaluation.gate import Decision, Gate
 from adapters_store.evaluation.rows import EvalRow
 from adapters_store.registry import Change, Registry
 from adapters_store.registry.evaluation_errors import (
+    BaseChanged,
     DataSetInUse,
     DataSetNotFound,
     EvaluationNotFound,
 )
 from server.evaluation.datasets import DataSets
+from server.evaluation.job import EvaluationJobs
 from server.evaluation.plan import Place, Plan, Promotion, TaskRows
 from server.evaluation.store import EvaluationStore, Outcome
 from server.jobs.store import JobStore
+from server.metrics import EvaluationCounts
 
 MakePlan = Callable[..., Plan]
 GATE = Gate("sql@prod", "loss", min=1.0)
@@ -120,6 +123,23 @@ def test_a_job_without_its_data_set_is_not_queued(registry: Registry, make_plan:
     assert jobs.newest(5) == []
     with pytest.raises(EvaluationNotFound):
         store.progress("job-0")
+
+
+def test_an_evaluation_of_another_base_is_not_gone_on_with(
+    registry: Registry, begun: Begun
+) -> None:
+    jobs, store, job = begun
+    found = jobs.find(job)
+    assert found is not None
+
+    def never(*_: object) -> Any:
+        pytest.fail("it was begun")
+
+    base = {"name": "other", "digest": "sha256:d"}
+    datasets, counts = DataSets(registry.database), EvaluationCounts()
+    handler = EvaluationJobs(store, datasets, never, never, base, never, counts)
+    with pytest.raises(BaseChanged, match="tiny; here is other"):
+        handler(found, never)
 
 
 def test_a_data_set_in_use_stays(registry: Registry, begun: Begun) -> None:
