@@ -29,7 +29,7 @@ class Cache:
     """A folder of packages, fetched when first asked for. Safe for several processes."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder = folder.absolute()  # commands run elsewhere
 
     def members(self, packages: Sequence[Package]) -> Mapping[str, bytes]:
         """The files of all `packages` that have some, by name.

@@ -102,7 +102,8 @@ def test_pip_fetches_what_has_the_pinned_digest_only(
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     pinned = Package("pip", "thing", "1.0", wheel.name, digest(wheel))
-    cache = Cache(tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    cache = Cache(Path("cache"))
     assert cache.members([pinned])["thing/data.txt"] == CONTENT
     with pytest.raises(PackageUnavailable, match=r"(?i)hash"):
         Cache(tmp_path / "other").obtain(Package("pip", "thing", "1.0", wheel.name, SHA256))
