@@ -11,8 +11,8 @@ from numba import carray
 
 from server.kernels.cpu.compiled import compiled, lane_sum
 from server.kernels.cpu.groups import ALONE, Pairs, make_groups
-from server.kernels.cpu.operands import BF16, FP32, LOW_RANK, RUNS
-from server.kernels.cpu.pointers import pointer, widened
+from server.kernels.cpu.operands import LOW_RANK, RUNS
+from server.kernels.cpu.pointers import pointer, widen_row
 from server.kernels.cpu.runs import sum_rows, sum_tokens
 from server.kernels.cpu.threads import run_tasks
 from server.kernels.cpu.vectors import LANES
@@ -51,39 +51,19 @@ def _add_window(
     task: int, window: int, table: Any, scales: Any, pairs: Any, groups: Any, inner: Any
 ) -> None:
     rows = (task * window, min(pairs.y.shape[1], (task + 1) * window))
-    sums = np.empty(max(LANES, window), np.float32)
+    sums, column = np.empty(max(LANES, window), np.float32), np.empty(window, np.float32)
     for at in range(len(table)):
         own, scale = table[at], scales[at]
         if own[KIND] == RUNS:
-            if own[DTYPE] == FP32:
-                fp32 = carray(pointer(own[FOURTH]), (1,), np.float32)
-                _add_runs(fp32, own, scale, rows, pairs, groups, sums)
-            elif own[DTYPE] == BF16:
-                bf16 = carray(pointer(own[FOURTH]), (1,), np.uint16)
-                _add_runs(bf16, own, scale, rows, pairs, groups, sums)
-            else:
-                fp16 = carray(pointer(own[FOURTH]), (1,), np.int16)
-                _add_runs(fp16, own, scale, rows, pairs, groups, sums)
+            _add_runs(own, scale, rows, pairs, groups, sums)
         else:
-            shape = (own[SIZE], pairs.y.shape[1])
-            address = own[SECOND] if own[KIND] == LOW_RANK else own[FIRST]
-            if own[DTYPE] == FP32:
-                matrix = carray(pointer(address), shape, np.float32)
-                _add_columns(matrix, own, scale, rows, pairs, inner, sums)
-            elif own[DTYPE] == BF16:
-                matrix = carray(pointer(address), shape, np.uint16)
-                _add_columns(matrix, own, scale, rows, pairs, inner, sums)
-            else:
-                matrix = carray(pointer(address), shape, np.int16)
-                _add_columns(matrix, own, scale, rows, pairs, inner, sums)
+            _add_columns(own, scale, rows, pairs, inner, sums, column)
 
 
 @compiled
-def _add_runs(
-    values: Any, own: Any, scale: Any, rows: Any, pairs: Any, groups: Any, sums: Any
-) -> None:
+def _add_runs(own: Any, scale: Any, rows: Any, pairs: Any, groups: Any, sums: Any) -> None:
     """The rows `[rows[0], rows[1])` of a sparse delta: a whole window's slices."""
-    run, segment = own[SIZE], own[SEGMENT]
+    run, segment, values, dtype = own[SIZE], own[SEGMENT], own[FOURTH], own[DTYPE]
     first_slice, past_slice = rows[0] // LANES, (rows[1] + LANES - 1) // LANES
     starts = carray(pointer(own[FIRST]), (past_slice + 1,), np.int32)
     lane_rows = carray(pointer(own[SECOND]), (past_slice * LANES,), np.uint8)
@@ -99,7 +79,9 @@ def _add_runs(
             if place == ALONE:
                 for pair in range(first, past):
                     token = pairs.tokens[pair]
-                    sum_rows(sums, values, v, columns, c, flat, token * num_columns, steps, run, 0)
+                    sum_rows(
+                        sums, values, dtype, columns, c, flat, token * num_columns, steps, run, 0, v
+                    )
                     share = pairs.coefficients[pair] * scale
                     made = pairs.y[token]
                     for lane in range(len(own_rows)):
@@ -107,7 +89,7 @@ def _add_runs(
             else:
                 x = groups.transposed[place]
                 for lane in range(len(own_rows)):
-                    sum_tokens(sums, values, v, columns, c, x, 0, steps, run, lane)
+                    sum_tokens(sums, values, dtype, columns, c, x, 0, steps, run, lane, v)
                     row = rows[0] + own_rows[lane]
                     for pair in range(first, past):
                         share = pairs.coefficients[pair] * scale
@@ -131,51 +113,45 @@ def _inner_products(task: int, table: Any, pairs: Any, inner: Any) -> None:
     own = table[task]
     if own[KIND] != LOW_RANK:
         return
-    shape = (own[SIZE], pairs.x.shape[1])
-    if own[DTYPE] == FP32:
-        _multiply_a(carray(pointer(own[FIRST]), shape, np.float32), own, pairs, inner)
-    elif own[DTYPE] == BF16:
-        _multiply_a(carray(pointer(own[FIRST]), shape, np.uint16), own, pairs, inner)
-    else:
-        _multiply_a(carray(pointer(own[FIRST]), shape, np.int16), own, pairs, inner)
-
-
-@compiled
-def _multiply_a(a: Any, own: Any, pairs: Any, inner: Any) -> None:
-    at, segment = own[INNER], own[SEGMENT]
-    for pair in range(pairs.offsets[segment], pairs.offsets[segment + 1]):
-        for k in range(len(a)):
-            inner[at] = _dot(a[k], pairs.x[pairs.tokens[pair]])
-            at += 1
+    width, segment = pairs.x.shape[1], own[SEGMENT]
+    row = np.empty(width, np.float32)
+    start = pairs.offsets[segment]
+    for k in range(own[SIZE]):
+        widen_row(own[FIRST], own[DTYPE], k * width, row)
+        for pair in range(start, pairs.offsets[segment + 1]):
+            at = own[INNER] + (pair - start) * own[SIZE] + k
+            inner[at] = _dot(row, pairs.x[pairs.tokens[pair]])
 
 
 @lane_sum
-def _dot(stored: Any, numbers: Any) -> Any:
+def _dot(first: Any, second: Any) -> Any:
     total = np.float32(0)
-    for i in range(len(numbers)):
-        total += widened(stored[i]) * numbers[i]
+    for i in range(len(first)):
+        total += first[i] * second[i]
     return total
 
 
 @compiled
 def _add_columns(
-    matrix: Any, own: Any, scale: Any, rows: Any, pairs: Any, inner: Any, sums: Any
+    own: Any, scale: Any, rows: Any, pairs: Any, inner: Any, sums: Any, column: Any
 ) -> None:
     """A bias, or B's columns times the inner products of each pair."""
     start, end = pairs.offsets[own[SEGMENT]], pairs.offsets[own[SEGMENT] + 1]
-    window = sums[: rows[1] - rows[0]]
+    window, part = sums[: rows[1] - rows[0]], column[: rows[1] - rows[0]]
+    address = own[SECOND] if own[KIND] == LOW_RANK else own[FIRST]
     for pair in range(start, end):
         window[:] = 0
-        for k in range(len(matrix)):
+        for k in range(own[SIZE]):
+            widen_row(address, own[DTYPE], k * pairs.y.shape[1] + rows[0], part)
             factor = np.float32(1)
             if own[KIND] == LOW_RANK:
-                factor = inner[own[INNER] + (pair - start) * len(matrix) + k]
-            _add_product(window, factor, matrix[k, rows[0] : rows[1]])
+                factor = inner[own[INNER] + (pair - start) * own[SIZE] + k]
+            _add_product(window, factor, part)
         share = pairs.coefficients[pair] * scale
         _add_product(pairs.y[pairs.tokens[pair], rows[0] : rows[1]], share, window)
 
 
 @compiled
-def _add_product(sums: Any, factor: Any, stored: Any) -> None:
+def _add_product(sums: Any, factor: Any, numbers: Any) -> None:
     for i in range(len(sums)):
-        sums[i] += factor * widened(stored[i])
+        sums[i] += factor * numbers[i]

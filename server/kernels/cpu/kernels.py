@@ -15,7 +15,6 @@ from adapters_store.adapter import WeightDelta
 from server.kernels.cpu import attention, glue, products
 from server.kernels.cpu.deltas import add_deltas
 from server.kernels.cpu.operands import (
-    COMPILED,
     CompiledOperand,
     can_compile,
     compile_delta,
@@ -142,8 +141,8 @@ def _parted(
     compiled: list[tuple[int, CompiledOperand]] = []
     others: list[list[Operand]] = []
     for segment, own in enumerate(operands):
-        compiled += [(segment, one) for one in own if isinstance(one, COMPILED)]
-        others.append([one for one in own if not isinstance(one, COMPILED)])
+        compiled += [(segment, one) for one in own if isinstance(one, CompiledOperand)]
+        others.append([one for one in own if not isinstance(one, CompiledOperand)])
     return compiled, others
 
 

@@ -6,10 +6,8 @@ sparse delta are sorted by their number of entries, and each `LANES` of them are
 steps as the longest has, in which shorter rows have zeros. Values stay in the dtype of their file.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,90 +16,44 @@ from torch import Tensor
 
 from adapters_store.adapter import BiasDelta, BlockDelta, ElementDelta, LowRankDelta, WeightDelta
 from adapters_store.canonical import round_to_fp32
+from server.kernels.cpu.pointers import BF16, FP16, FP32
 from server.kernels.cpu.vectors import LANES
 
 WINDOW_ROWS = 256  # at most
 MOST_COLUMNS = 1 << 16  # that a column's two bytes can tell apart
 RUNS, LOW_RANK, BIAS = range(3)  # kinds of descriptor
-DTYPES = {torch.float32: np.float32, torch.bfloat16: np.uint16, torch.float16: np.int16}
-FP32, BF16, FP16 = range(3)  # dtypes of descriptor
+STORED_AS = {4: torch.float32, 2: torch.uint16}  # by bytes of a number
 CODES = {torch.float32: FP32, torch.bfloat16: BF16, torch.float16: FP16}
 
 Numbers = NDArray[np.generic]
 
 
-class CompiledOperand(Protocol):
-    """A laid-out delta as the compiled loops see it."""
-
-    @property
-    def num_bytes(self) -> int: ...
-
-    @property
-    def descriptor(self) -> tuple[int, ...]:
-        """Kind, dtype, addresses and sizes: `DESCRIPTOR_SIZE` whole numbers."""
-
-    @property
-    def scale(self) -> float: ...
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class RunsOperand:
-    """Entries in runs of `run` columns; a single entry is a run of one."""
+class CompiledOperand:
+    """A laid-out delta; what its arrays are depends on its kind.
 
-    starts: NDArray[np.int32]  # [slices + 1], in steps
-    rows: NDArray[np.uint8]  # [slices * LANES], within the window; of padding: its last row's
-    columns: NDArray[np.uint16]  # [steps * LANES]
-    values: Numbers  # [steps * run * LANES]
-    run: int
+    Of `RUNS`, runs of `size` columns (a single entry is a run of one): the slices' starts in steps,
+    int32 `[slices + 1]`; rows within the window, uint8 `[slices * LANES]`; first columns, uint16
+    `[steps * LANES]`; values `[steps, size, LANES]`.
+    Of `LOW_RANK`, `size` being the rank: A `[rank, in]`, B's columns `[rank, out]`.
+    Of `BIAS`, `size` 1: the bias `[out]`.
+    """
+
+    kind: int
+    dtype: int  # of the values
+    size: int
+    arrays: tuple[Numbers, ...]
     scale: float
-    descriptor: tuple[int, ...] = field(init=False)
+    descriptor: tuple[int, ...] = field(init=False)  # as the loops read it, with addresses
 
     def __post_init__(self) -> None:
-        arrays = (self.starts, self.rows, self.columns, self.values)
-        object.__setattr__(self, "descriptor", _described(RUNS, self.values, arrays, self.run))
+        addresses = [array.ctypes.data for array in self.arrays]
+        described = (self.kind, self.dtype, self.size, *addresses, *[0] * (4 - len(addresses)))
+        object.__setattr__(self, "descriptor", described)
 
     @property
     def num_bytes(self) -> int:
-        return sum(a.nbytes for a in (self.starts, self.rows, self.columns, self.values))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LowRankOperand:
-    a: Numbers  # [r, in]
-    b: Numbers  # [r, out]: B's columns
-    scale: float
-    descriptor: tuple[int, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        made = _described(LOW_RANK, self.a, (self.a, self.b), len(self.a))
-        object.__setattr__(self, "descriptor", made)
-
-    @property
-    def num_bytes(self) -> int:
-        return self.a.nbytes + self.b.nbytes
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BiasOperand:
-    bias: Numbers  # [out]
-    scale: float
-    descriptor: tuple[int, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "descriptor", _described(BIAS, self.bias, (self.bias,), 1))
-
-    @property
-    def num_bytes(self) -> int:
-        return self.bias.nbytes
-
-
-COMPILED = (RunsOperand, LowRankOperand, BiasOperand)
-
-
-def _described(kind: int, values: Numbers, arrays: Sequence[Numbers], size: int) -> tuple[int, ...]:
-    codes = {np.dtype(stored): CODES[dtype] for dtype, stored in DTYPES.items()}
-    addresses = [array.ctypes.data for array in arrays]
-    return (kind, codes[values.dtype], size, *addresses, *[0] * (4 - len(addresses)))
+        return sum(array.nbytes for array in self.arrays)
 
 
 def window_rows(num_rows: int) -> int:
@@ -137,20 +89,21 @@ def compile_delta(delta: WeightDelta) -> CompiledOperand:
     scale = round_to_fp32(delta.scale)
     match delta:
         case ElementDelta() | BlockDelta():
-            return _runs(delta, scale)
+            arrays, run = _runs(delta)
+            return CompiledOperand(RUNS, CODES[delta.values.dtype], run, arrays, scale)
         case LowRankDelta():
-            return LowRankOperand(_stored(delta.a), _stored(delta.b.T), scale)
+            arrays, rank = (_stored(delta.a), _stored(delta.b.T)), len(delta.a)
+            return CompiledOperand(LOW_RANK, CODES[delta.a.dtype], rank, arrays, scale)
         case BiasDelta():
-            return BiasOperand(_stored(delta.bias), scale)
+            arrays = (_stored(delta.bias),)
+            return CompiledOperand(BIAS, CODES[delta.bias.dtype], 1, arrays, scale)
     raise AssertionError(f"no compiled layout for {delta.kind}")
 
 
 def _stored(values: Tensor) -> Numbers:
-    """A copy of `values` for compiled loops, its 16-bit numbers as whole ones."""
+    """A copy of `values`, 16-bit numbers as their bits."""
     own = values.contiguous().clone()
-    kind = {2: torch.int16}.get(own.element_size(), torch.float32)
-    stored: Numbers = own.view(kind).numpy().view(DTYPES[values.dtype])
-    return stored
+    return own.view(STORED_AS[own.element_size()]).numpy()
 
 
 def _run_places(delta: ElementDelta | BlockDelta) -> tuple[Numbers, Numbers, int]:
@@ -191,7 +144,7 @@ class _Order:
         return places
 
 
-def _runs(delta: ElementDelta | BlockDelta, scale: float) -> RunsOperand:
+def _runs(delta: ElementDelta | BlockDelta) -> tuple[tuple[Numbers, ...], int]:
     rows, columns, run = _run_places(delta)
     order = _Order(rows, delta.shape[0])
     sorted_ = np.argsort(rows, kind="stable")
@@ -204,4 +157,4 @@ def _runs(delta: ElementDelta | BlockDelta, scale: float) -> RunsOperand:
     values[at // LANES, :, at % LANES] = stored
     placed = np.zeros(steps * LANES, np.uint16)
     placed[at] = columns
-    return RunsOperand(order.starts, order.rows, placed, values.reshape(-1), run, scale)
+    return (order.starts, order.rows, placed, values), run

@@ -1,16 +1,22 @@
 """Arrays by their addresses, and stored numbers as fp32, in compiled code.
 
-A mixed batch has any number of operands, which Numba's arguments cannot be. So a loop gets a table
-of addresses, and makes arrays of them again. Whoever calls it keeps the memory alive.
+A mixed batch has any number of operands of any dtype, which Numba's arguments cannot be. So a loop
+gets a table of addresses, and makes arrays of them again. Its caller keeps the memory alive.
 """
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
+from numba import carray
 from numba.core import types
 from numba.extending import intrinsic
 
+from server.kernels.cpu.compiled import compiled
 from server.kernels.cpu.vectors import FLOAT, WORD
+
+FP32, BF16, FP16 = range(3)
+HALF_WORD = ir.IntType(16)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -23,27 +29,76 @@ def pointer(typing: Any, address: Any) -> Any:
     return types.voidptr(types.int64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def widened(typing: Any, number: Any) -> Any:
-    """fp32 of a stored number: of fp32 itself, bf16 as uint16, fp16 as int16."""
+@compiled
+def widen_row(address: int, dtype: int, first: int, row: Any) -> None:
+    """`row[:]` = the numbers stored at `address`, from number `first` on, as fp32."""
+    past = first + len(row)
+    if dtype == FP32:
+        fp32 = carray(pointer(address), (past,), np.float32)[first:]
+        for i in range(len(row)):
+            row[i] = fp32[i]
+    elif dtype == BF16:
+        bf16 = carray(pointer(address), (past,), np.uint16)[first:]
+        for i in range(len(row)):
+            row[i] = _widened_bf16(bf16[i])
+    else:
+        fp16 = carray(pointer(address), (past,), np.uint16)[first:]
+        for i in range(len(row)):
+            row[i] = _widened_fp16(fp16[i])
 
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return widen(builder, signature.args[0], values[0])
 
-    return types.float32(number), generate
+def load_widened(builder: Any, address: Any, dtype: Any, at: Any, lanes: int) -> Any:
+    """`lanes` stored numbers from number `at` on, as fp32: a vector, or one number."""
+    blocks = [builder.append_basic_block(name) for name in ("fp32", "bf16", "fp16", "loaded")]
+    chosen = builder.switch(dtype, blocks[FP16])
+    found = []
+    for code, (element, widen) in enumerate(_STORED):
+        if code != FP16:
+            chosen.add_case(ir.Constant(dtype.type, code), blocks[code])
+        builder.position_at_end(blocks[code])
+        kind = _as_many(element, lanes)
+        start = builder.gep(builder.inttoptr(address, element.as_pointer()), [at])
+        number = builder.load(builder.bitcast(start, kind.as_pointer()), align=2)
+        found.append((widen(builder, number, lanes), builder.block))
+        builder.branch(blocks[-1])
+    builder.position_at_end(blocks[-1])
+    result = builder.phi(_as_many(FLOAT, lanes))
+    for number, block in found:
+        result.add_incoming(number, block)
+    return result
 
 
-def widen(builder: Any, kind: Any, number: Any) -> Any:
-    """The same, of a number or a vector of the Numba type `kind`."""
-    if kind == types.float32:
-        return number
-    lanes = number.type.count if isinstance(number.type, ir.VectorType) else None
+def _as_many(element: Any, lanes: int) -> Any:
+    return element if lanes == 1 else ir.VectorType(element, lanes)
 
-    def as_many(element: Any) -> Any:
-        return element if lanes is None else ir.VectorType(element, lanes)
 
-    if kind == types.int16:
-        return builder.fpext(builder.bitcast(number, as_many(ir.HalfType())), as_many(FLOAT))
-    bits = builder.zext(number, as_many(WORD))
-    places = ir.Constant(as_many(WORD), 16 if lanes is None else [16] * lanes)
-    return builder.bitcast(builder.shl(bits, places), as_many(FLOAT))
+def _same(builder: Any, number: Any, lanes: int) -> Any:
+    return number
+
+
+def _of_bf16(builder: Any, bits: Any, lanes: int) -> Any:
+    """bf16 is the upper half of fp32."""
+    kind = _as_many(WORD, lanes)
+    places = ir.Constant(kind, 16 if lanes == 1 else [16] * lanes)
+    return builder.bitcast(builder.shl(builder.zext(bits, kind), places), _as_many(FLOAT, lanes))
+
+
+def _of_fp16(builder: Any, bits: Any, lanes: int) -> Any:
+    half = builder.bitcast(bits, _as_many(ir.HalfType(), lanes))
+    return builder.fpext(half, _as_many(FLOAT, lanes))
+
+
+_STORED = ((FLOAT, _same), (HALF_WORD, _of_bf16), (HALF_WORD, _of_fp16))
+
+
+def _number_widened(widen: Any) -> Any:
+    def widened(typing: Any, bits: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            return widen(builder, values[0], 1)
+
+        return types.float32(types.uint16), generate
+
+    return intrinsic(widened)
+
+
+_widened_bf16, _widened_fp16 = _number_widened(_of_bf16), _number_widened(_of_fp16)

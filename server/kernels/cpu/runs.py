@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from server.kernels.cpu.pointers import widen
+from server.kernels.cpu.pointers import load_widened
 from server.kernels.cpu.vectors import (
     INDEX,
     LANES,
@@ -35,9 +35,8 @@ class _Slice:
 
     def __init__(self, context: Any, builder: Any, signature: Any, values: Any) -> None:
         args = signature.args
-        self.kind = args[1].dtype
         self.sums = start_of(context, builder, args[0], values[0], ZERO)
-        self.values = start_of(context, builder, args[1], values[1], values[2])
+        self.values, self.dtype, self.values_at = values[1], values[2], values[10]
         self.columns = start_of(context, builder, args[3], values[3], values[4])
         self.x = start_of(context, builder, args[5], values[5], values[6])
         self.steps, self.run, self.lane = values[7:10]
@@ -52,33 +51,34 @@ Products = Callable[[Any, _Slice, Any, Any, Any], tuple[Any, Any]]
 
 def _of_rows(builder: Any, own: _Slice, step: Any, inner: Any, at: Any) -> tuple[Any, Any]:
     """Values of all rows of the slice, and what each is multiplied by."""
-    numbers = ir.VectorType(own.values.type.pointee, LANES)
-    place = builder.bitcast(builder.gep(own.values, [at]), numbers.as_pointer())
     factors = UNDEFINED
     for number in range(LANES):
         lane = ir.Constant(INDEX, number)
         column = builder.add(own.column(builder, step, lane), inner)
         factor = builder.load(builder.gep(own.x, [column]))
         factors = builder.insert_element(factors, factor, ir.Constant(WORD, number))
-    return widen(builder, own.kind, builder.load(place, align=2)), factors
+    return load_widened(builder, own.values, own.dtype, at, LANES), factors
 
 
 def _of_tokens(builder: Any, own: _Slice, step: Any, inner: Any, at: Any) -> tuple[Any, Any]:
     """The value of one row, and what it is multiplied by for every token."""
-    value = builder.load(builder.gep(own.values, [builder.add(at, own.lane)]))
+    value = load_widened(builder, own.values, own.dtype, builder.add(at, own.lane), 1)
     column = builder.add(own.column(builder, step, own.lane), inner)
     factors = load(builder, own.x, builder.mul(column, LANE_COUNT))
-    return broadcast(builder, widen(builder, own.kind, value)), factors
+    return broadcast(builder, value), factors
 
 
 def _sum_over(products: Products) -> Any:
-    """`(sums, values, values_at, columns, columns_at, x, x_at, steps, run, lane)`: fills `sums`."""
+    """`(sums, values, dtype, columns, columns_at, x, x_at, steps, run, lane, values_at)`.
+
+    Fills `sums`. `values` is an address, `dtype` tells what is stored there.
+    """
 
     def sums_of(
         typing: Any,
         sums: Any,
         values: Any,
-        values_at: Any,
+        dtype: Any,
         columns: Any,
         columns_at: Any,
         x: Any,
@@ -86,6 +86,7 @@ def _sum_over(products: Products) -> Any:
         steps: Any,
         run: Any,
         lane: Any,
+        values_at: Any,
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             own = _Slice(context, builder, signature, arguments)
@@ -98,14 +99,14 @@ def _sum_over(products: Products) -> Any:
                 cgutils.for_range(builder, own.run) as inner,
             ):
                 number = builder.add(builder.mul(outer.index, own.run), inner.index)
-                at = builder.mul(number, LANE_COUNT)
+                at = builder.add(builder.mul(number, LANE_COUNT), own.values_at)
                 pair = products(builder, own, outer.index, inner.index, at)
                 builder.store(builder.call(fma, [*pair, builder.load(total)]), total)
             store(builder, builder.load(total), own.sums, ZERO)
             return context.get_dummy_value()
 
         i = types.int64
-        return types.void(sums, values, i, columns, i, x, i, i, i, i), generate
+        return types.void(sums, i, i, columns, i, x, i, i, i, i, i), generate
 
     return intrinsic(sums_of)
 
