@@ -19,6 +19,7 @@ from server.engine.errors import QueueFull
 from server.engine.page_keys import extend_keys
 from server.engine.ranks import first_of, put
 from server.engine.sequence import Sequence
+from server.engine.stats import SchedulerCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +49,6 @@ class ScheduledBatch:
     @property
     def num_tokens(self) -> int:
         return sum(entry.num_tokens for entry in self.entries)
-
-
-@dataclass(slots=True)
-class SchedulerCounts:
-    """What happened since the start; only ever grows."""
-
-    preemptions: int = 0
-    prompt_tokens: int = 0
-    prefix_queries: int = 0  # prompt tokens looked up in the prefix cache
-    prefix_hits: int = 0  # prompt tokens found there
 
 
 class Scheduler:

@@ -1,4 +1,4 @@
-"""A snapshot of the engine for metrics: plain numbers, no way back in."""
+"""What the engine counts, and a snapshot of it for metrics: plain numbers, no way back in."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,3 +21,13 @@ class EngineStats:
     finished: Mapping[str, int]  # by finish reason
     running_adapters: tuple[str, ...]  # names of adapters in use by running requests
     waiting_adapters: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class SchedulerCounts:
+    """What happened since the start; only ever grows."""
+
+    preemptions: int = 0
+    prompt_tokens: int = 0
+    prefix_queries: int = 0  # prompt tokens looked up in the prefix cache
+    prefix_hits: int = 0  # prompt tokens found there

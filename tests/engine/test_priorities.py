@@ -19,8 +19,8 @@ def config(**sizes: int) -> EngineConfig:
     return EngineConfig(**{"max_model_len": 64, "num_pages": 64, "page_size": 4, **sizes})  # type: ignore[arg-type]
 
 
-def background(request_id: str, prompt: Seq[int], **sampling: object) -> GenerationRequest:
-    return replace(request(request_id, prompt, **sampling), priority=1)
+def background(request_id: str, prompt: Seq[int], max_tokens: int = 8) -> GenerationRequest:
+    return replace(request(request_id, prompt, max_tokens=max_tokens), priority=1)
 
 
 @st.composite
@@ -40,7 +40,8 @@ def steps_of(
 ) -> tuple[list[list[Chunk]], Collected]:
     """What every step computes."""
     engine, runner = fake_engine(sizes)
-    collected, steps = Collected(), []
+    collected = Collected()
+    steps: list[list[Chunk]] = []
     while engine.has_work or len(steps) <= 20:
         for at, one in arriving:
             if at == len(steps):
