@@ -10,7 +10,7 @@ from torch import Tensor
 
 from server.adapters.delta import ResidentAdapter
 from server.engine.batch import LogitRow, build_step, logit_rows
-from server.engine.sampler import SampledToken, sample, token_logprobs
+from server.engine.sampler import LogitsRow, SampledToken, rows_of, sample, token_logprobs
 from server.engine.scheduler import ScheduledBatch
 from server.engine.sequence import TokenLogprobs
 from server.model.kv_cache import KVCache
@@ -62,8 +62,10 @@ class ModelRunner:
         rows = logit_rows(batch)
         for at in range(0, len(rows), LOGIT_ROWS_AT_ONCE):
             chunk = rows[at : at + LOGIT_ROWS_AT_ONCE]
-            for logits, row in zip(self._logits(hidden, step, chunk), chunk, strict=True):
-                self._read(logits, row, results[id(row.entry)])
+            logits = self._logits(hidden, step, chunk)
+            summary = self.model.kernels.summarize(logits)
+            for values, row in zip(rows_of(logits, summary), chunk, strict=True):
+                self._read(values, row, results[id(row.entry)])
         return list(results.values())
 
     def _logits(self, hidden: Tensor, step: Step, rows: Seq[LogitRow]) -> Tensor:
@@ -71,14 +73,14 @@ class ModelRunner:
         pairs = step.pairs.select(indices) if step.pairs is not None else None
         return self.model.logits(hidden[indices], pairs)
 
-    def _read(self, logits: Tensor, row: LogitRow, result: EntryResult) -> None:
+    def _read(self, logits: LogitsRow, row: LogitRow, result: EntryResult) -> None:
         """Read one row of logits; a row that cannot be read fails its own request only."""
         try:
             self._choose_or_score(logits, row, result)
         except Exception as error:
             result.error = error
 
-    def _choose_or_score(self, logits: Tensor, row: LogitRow, result: EntryResult) -> None:
+    def _choose_or_score(self, logits: LogitsRow, row: LogitRow, result: EntryResult) -> None:
         sequence, sampling = row.entry.sequence, row.entry.sequence.request.sampling
         if row.samples:
             prompt = sequence.request.prompt_token_ids

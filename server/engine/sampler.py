@@ -16,9 +16,30 @@ from torch import Tensor
 from server.engine.errors import LogitsUnusable
 from server.engine.sampling_params import SamplingParams
 from server.engine.sequence import TokenLogprobs
+from server.kernels.interface import LogitSummary
 
 SEED_MASK = (1 << 64) - 1
 NUCLEUS_GUESS = 512  # likeliest tokens looked at before a whole vocabulary is sorted
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LogitsRow:
+    """Logits `[vocab]` in fp32, and their summary (`LogitSummary`)."""
+
+    logits: Tensor
+    best: int
+    highest: float
+    log_sum: float
+
+    @property
+    def is_usable(self) -> bool:
+        return math.isfinite(self.highest) and math.isfinite(self.log_sum)
+
+
+def rows_of(logits: Tensor, summary: LogitSummary) -> list[LogitsRow]:
+    """The rows of `logits [n, vocab]`."""
+    columns = (column.tolist() for column in summary)
+    return [LogitsRow(*row) for row in zip(logits.unbind(), *columns, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,46 +51,60 @@ class SampledToken:
 
 
 def sample(
-    logits: Tensor,
+    row: LogitsRow,
     sampling: SamplingParams,
     prompt: Sequence[int],
     output: Sequence[int],
     eos_token_ids: frozenset[int],
 ) -> SampledToken:
-    """Choose the next token of one sequence from `logits [vocab]` fp32, which are left unchanged.
+    """Choose the next token of one sequence from a row of logits, which are left unchanged.
 
     Log-probabilities are those of the model: before bias, penalties and temperature. Raises
     LogitsUnusable where no token is left to choose.
     """
-    adjusted = _adjust(logits, sampling, prompt, output, eos_token_ids)
-    if not math.isfinite(adjusted.max()):
+    if _is_adjusted(sampling, len(output)):
+        logits = _adjust(row.logits, sampling, prompt, output, eos_token_ids)
+        best = int(torch.argmax(logits))
+        is_usable = math.isfinite(logits[best])
+    else:
+        logits, best, is_usable = row.logits, row.best, row.is_usable
+    if not is_usable:
         raise LogitsUnusable
     if sampling.is_greedy:
-        token_id = int(torch.argmax(adjusted))
+        token_id = best
     else:
-        token_id = _draw(_probabilities(adjusted, sampling), _uniform(sampling.seed, len(output)))
+        token_id = _draw(_probabilities(logits, sampling), _uniform(sampling.seed, len(output)))
     wanted = sampling.logprobs
-    return SampledToken(
-        token_id, None if wanted is None else token_logprobs(logits, token_id, wanted)
-    )
+    return SampledToken(token_id, None if wanted is None else token_logprobs(row, token_id, wanted))
 
 
-def token_logprobs(logits: Tensor, token_id: int, num_top: int) -> TokenLogprobs:
-    """Log-probability and rank of `token_id` under `logits [vocab]`; the `num_top` likeliest.
+def token_logprobs(row: LogitsRow, token_id: int, num_top: int) -> TokenLogprobs:
+    """Log-probability and rank of `token_id` in a row of logits; the `num_top` likeliest.
 
     Raises LogitsUnusable for logits that are no numbers.
     """
-    logprobs = torch.log_softmax(logits, dim=-1)
-    own = logprobs[token_id]
-    if not math.isfinite(own):
+    own = float(row.logits[token_id])
+    if not (row.is_usable and math.isfinite(own)):
         raise LogitsUnusable
-    values, ids = torch.topk(logprobs, num_top)
     return TokenLogprobs(
         token_id=token_id,
-        logprob=float(own),
-        rank=int((logprobs > own).sum()) + 1,
-        top=tuple(zip(ids.tolist(), values.tolist(), strict=True)),
+        logprob=own - row.highest - row.log_sum,
+        rank=1 if token_id == row.best else int((row.logits > own).sum()) + 1,
+        top=_likeliest_logprobs(row, num_top),
     )
+
+
+def _likeliest_logprobs(row: LogitsRow, num_top: int) -> tuple[tuple[int, float], ...]:
+    if num_top == 0:
+        return ()
+    values, ids = torch.topk(row.logits, num_top)
+    logprobs = (value - row.highest - row.log_sum for value in values.tolist())
+    return tuple(zip(ids.tolist(), logprobs, strict=True))
+
+
+def _is_adjusted(sampling: SamplingParams, num_output: int) -> bool:
+    is_biased = bool(sampling.logit_bias) or num_output < sampling.min_tokens
+    return is_biased or sampling.has_penalties
 
 
 def _adjust(

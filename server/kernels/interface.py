@@ -7,7 +7,7 @@ K key/value heads, D head size, P pages, L tokens per page.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -47,6 +47,14 @@ class AttentionBatch:
     context_lengths: Sequence[int]  # [S], tokens of each sequence after this step
     block_tables: Tensor  # [S, max pages] int64 page ids, in order
     slots: Tensor  # [T] int64: page * L + offset, where each token's key and value go
+
+
+class LogitSummary(NamedTuple):
+    """What is read of every row of logits `[n, vocab]`, which says nothing if it has a NaN."""
+
+    best: Tensor  # [n] int64, the lowest id of the highest logits
+    highest: Tensor  # [n] fp32
+    log_sums: Tensor  # [n] fp32, log of the sum of exp(logit - highest); no number if one is none
 
 
 class Kernels(Protocol):
@@ -114,3 +122,6 @@ class Kernels(Protocol):
 
         Token i of a sequence sees token j where `j <= i` and, with a window w, `j > i - w`.
         """
+
+    def summarize(self, logits: Tensor) -> LogitSummary:
+        """The summary of fp32 `logits [n, vocab]`, each row's from that row alone."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adapters_store.adapter import WeightDelta
-from server.kernels.interface import AttentionBatch, DeltaBatch, Operand
+from server.kernels.interface import AttentionBatch, DeltaBatch, LogitSummary, Operand
 from server.kernels.reference_operands import ReferenceOperand, laid_out_bytes, lay_out
 
 WEIGHT_ROWS_PER_CHUNK = 4096  # rows of a 16-bit weight that are widened at a time
@@ -109,6 +109,11 @@ class ReferenceKernels:
                 sliding_window,
             )
         return output
+
+    def summarize(self, logits: Tensor) -> LogitSummary:
+        best = logits.argmax(-1)
+        highest = logits.gather(-1, best[:, None])
+        return LogitSummary(best, highest[:, 0], (logits - highest).exp().sum(-1).log())
 
 
 Segment = tuple[Tensor, Tensor, Sequence[ReferenceOperand]]  # tokens, coefficients, operands

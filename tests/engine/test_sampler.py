@@ -16,8 +16,16 @@ from transformers import (
 )
 
 from server.engine.errors import InvalidParameter, LogitsUnusable
-from server.engine.sampler import NUCLEUS_GUESS, _probabilities, sample, token_logprobs
+from server.engine.sampler import (
+    NUCLEUS_GUESS,
+    LogitsRow,
+    _probabilities,
+    rows_of,
+    sample,
+    token_logprobs,
+)
 from server.engine.sampling_params import SamplingParams
+from server.kernels.reference import ReferenceKernels
 
 LOGITS = torch.tensor([1.0, 3.0, 2.0, 3.0, -1.0, 0.5])
 NO_EOS: frozenset[int] = frozenset()
@@ -27,8 +35,12 @@ def params(**fields: Any) -> SamplingParams:
     return SamplingParams(**{"max_tokens": 8, **fields})
 
 
+def row_of(logits: torch.Tensor) -> LogitsRow:
+    return rows_of(logits[None], ReferenceKernels("cpu").summarize(logits[None]))[0]
+
+
 def choose(logits: torch.Tensor, output: list[int] | None = None, **fields: Any) -> int:
-    return sample(logits, params(**fields), [], output or [], NO_EOS).token_id
+    return sample(row_of(logits), params(**fields), [], output or [], NO_EOS).token_id
 
 
 def test_greedy_takes_the_lowest_id_of_equal_logits() -> None:
@@ -73,16 +85,16 @@ def test_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
     ids = torch.tensor([[*prompt, *output]])
     theirs = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits[None].clone())
     wanted = params(temperature=0, repetition_penalty=penalty)
-    ours = sample(logits, wanted, prompt, output, NO_EOS).token_id
+    ours = sample(row_of(logits), wanted, prompt, output, NO_EOS).token_id
     assert ours == int(theirs.argmax())
 
 
 def test_presence_and_frequency_count_output_only() -> None:
     logits = torch.tensor([0.0, 1.0, 0.9])
     wanted = {"temperature": 0, "presence_penalty": 0.05, "frequency_penalty": 0.03}
-    assert sample(logits, params(**wanted), [1, 1, 1, 1], [], NO_EOS).token_id == 1
-    assert sample(logits, params(**wanted), [], [1], NO_EOS).token_id == 1
-    assert sample(logits, params(**wanted), [], [1, 1], NO_EOS).token_id == 2
+    assert sample(row_of(logits), params(**wanted), [1, 1, 1, 1], [], NO_EOS).token_id == 1
+    assert sample(row_of(logits), params(**wanted), [], [1], NO_EOS).token_id == 1
+    assert sample(row_of(logits), params(**wanted), [], [1, 1], NO_EOS).token_id == 2
 
 
 def test_bias_moves_the_choice() -> None:
@@ -93,9 +105,9 @@ def test_bias_moves_the_choice() -> None:
 def test_no_ending_before_min_tokens() -> None:
     wanted = params(temperature=0, min_tokens=2, stop_token_ids=frozenset({3}))
     ending = frozenset({1})
-    assert sample(LOGITS, wanted, [], [], ending).token_id == 2
-    assert sample(LOGITS, wanted, [], [0], ending).token_id == 2
-    assert sample(LOGITS, wanted, [], [0, 0], ending).token_id == 1
+    assert sample(row_of(LOGITS), wanted, [], [], ending).token_id == 2
+    assert sample(row_of(LOGITS), wanted, [], [0], ending).token_id == 2
+    assert sample(row_of(LOGITS), wanted, [], [0, 0], ending).token_id == 1
 
 
 def test_draws_follow_the_distribution() -> None:
@@ -146,7 +158,7 @@ def test_the_lowest_top_p_keeps_the_likeliest_token(cuts: dict[str, Any]) -> Non
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_penalty_that_would_overflow_leaves_a_choice(temperature: float) -> None:
     wanted = params(temperature=temperature, repetition_penalty=1e-320)
-    assert sample(LOGITS, wanted, [2, 4], [], NO_EOS).token_id == 2
+    assert sample(row_of(LOGITS), wanted, [2, 4], [], NO_EOS).token_id == 2
 
 
 @pytest.mark.parametrize("spread", [0.001, 1.0, 8.0])
@@ -170,19 +182,19 @@ def test_logits_that_are_no_numbers_are_never_sampled(
     with pytest.raises(LogitsUnusable):
         choose(logits, temperature=temperature)
     with pytest.raises(LogitsUnusable):
-        token_logprobs(logits, 0, 1)
+        token_logprobs(row_of(logits), 0, 1)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_ban_on_every_token_is_told(temperature: float) -> None:
     wanted = params(temperature=temperature, min_tokens=2, stop_token_ids=frozenset(range(6)))
     with pytest.raises(LogitsUnusable):
-        sample(LOGITS, wanted, [], [], NO_EOS)
+        sample(row_of(LOGITS), wanted, [], [], NO_EOS)
 
 
 def test_logprobs_are_of_the_model_not_of_the_choice() -> None:
     wanted = params(temperature=0.1, logit_bias={4: 100.0}, logprobs=2)
-    entry = sample(LOGITS, wanted, [], [], NO_EOS).logprobs
+    entry = sample(row_of(LOGITS), wanted, [], [], NO_EOS).logprobs
     assert entry is not None
     expected = torch.log_softmax(LOGITS, -1)
     assert (entry.token_id, entry.rank) == (4, 6)
@@ -191,7 +203,7 @@ def test_logprobs_are_of_the_model_not_of_the_choice() -> None:
 
 
 def test_most_likely_token_has_rank_one_and_its_own_float() -> None:
-    entry = token_logprobs(LOGITS, 1, 1)
+    entry = token_logprobs(row_of(LOGITS), 1, 1)
     assert entry.rank == 1
     assert entry.top == ((entry.top[0][0], entry.logprob),)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from adapters_store.adapter import WeightDelta
 from server.kernels.cpu import attention, glue, products
 from server.kernels.cpu.deltas import add_deltas
+from server.kernels.cpu.logits import summarize
 from server.kernels.cpu.operands import (
     CompiledOperand,
     can_compile,
@@ -22,7 +23,7 @@ from server.kernels.cpu.operands import (
     window_rows,
 )
 from server.kernels.cpu.threads import can_share_threads
-from server.kernels.interface import AttentionBatch, DeltaBatch, Operand
+from server.kernels.interface import AttentionBatch, DeltaBatch, LogitSummary, Operand
 from server.kernels.reference import ReferenceKernels
 
 SERIAL_NUMBERS = 8192  # of fewer, no second thread is worth waking
@@ -129,6 +130,13 @@ class CpuKernels(ReferenceKernels):
             output.numpy(),
         )
         return output
+
+    def summarize(self, logits: Tensor) -> LogitSummary:
+        best = torch.empty(len(logits), dtype=torch.int64)
+        highest, log_sums = torch.empty(2, len(logits))
+        arrays = (best.numpy(), highest.numpy(), log_sums.numpy())
+        summarize(logits.numpy(), self._threads, *arrays)
+        return LogitSummary(best, highest, log_sums)
 
     def _threads_for(self, numbers: Tensor) -> int:
         return self._threads if numbers.numel() > SERIAL_NUMBERS else 1
