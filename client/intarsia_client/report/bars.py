@@ -5,8 +5,8 @@ matplotlib, which would take `$` for mathematics: they are put in as text afterw
 """
 
 import io
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from math import nan
 from typing import NamedTuple
 from xml.etree import ElementTree
 
@@ -14,9 +14,9 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from intarsia_client.report.measures import Measure
+from intarsia_client.report.measures import LARGEST_PLAIN, Measure
 from intarsia_client.report.results import Score
 from intarsia_client.report.text import printable, shortened
 
@@ -24,6 +24,7 @@ from intarsia_client.report.text import printable, shortened
 WIDTH, ROW, FOOT, LEFT, RIGHT = 360, 24, 24, 138, 62
 PIXELS_PER_INCH = 72
 NAME_COLUMNS = 19
+THICKNESS, CAP = 0.58, 0.13  # of a bar, and half of a whisker's end, in rows
 MANY_FOLD = 100  # ratios that go farther are drawn on a logarithmic axis
 # What matplotlib draws in these colours is shown in the page's.
 SUBJECT, REFERENCE, WHISKER, FAINT, INK = "#010101", "#020202", "#030303", "#040404", "#050505"
@@ -34,7 +35,7 @@ VARIABLES = {
     FAINT: "var(--line)",
     INK: "var(--faint)",
 }
-SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "intarsia"}  # the same bytes every time
+SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "intarsia", "path.simplify": False}  # the same bytes every time
 SVG = "{http://www.w3.org/2000/svg}"
 USED = ("fill", "stroke", "stroke-width", "text-anchor", "font-size")
 
@@ -72,14 +73,13 @@ def draw(bars: Sequence[Bar], span: Span, measure: Measure, label: str) -> Marku
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
     with matplotlib.rc_context(SETTINGS):
         figure.savefig(written, format="svg", dpi=PIXELS_PER_INCH, metadata=metadata)
-    element = _inline(written.getvalue(), label)
+    element = _inline(written.getvalue(), height, label)
     for index, bar in enumerate(bars):
         _write_row(element, index, bar, measure)
     return Markup(ElementTree.tostring(element, "unicode", method="html"))
 
 
 def _set_axes(axes: Axes, num_bars: int, span: Span, measure: Measure) -> None:
-    axes.set_axis_on()
     axes.patch.set_visible(False)
     axes.spines[:].set_visible(False)
     axes.set_ylim(num_bars - 0.5, -0.5)
@@ -88,7 +88,7 @@ def _set_axes(axes: Axes, num_bars: int, span: Span, measure: Measure) -> None:
         axes.set_xscale("log")
     axes.set_xlim(span.low, span.high)
     axes.xaxis.set_major_locator(LogLocator(numticks=4) if span.is_log else MaxNLocator(4))
-    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _tick(x, measure)))
     axes.tick_params(axis="x", bottom=False, labelsize=10, labelcolor=INK, pad=3)
     axes.grid(axis="x", color=FAINT, linewidth=1)
@@ -96,39 +96,56 @@ def _set_axes(axes: Axes, num_bars: int, span: Span, measure: Measure) -> None:
 
 
 def _tick(value: float, measure: Measure) -> str:
-    return measure.show(value) if value >= 1e5 else f"{value:g}"
+    return measure.show(value) if value >= LARGEST_PLAIN else f"{value:g}"
 
 
 def _draw_bars(axes: Axes, bars: Sequence[Bar], span: Span) -> None:
-    for index, bar in enumerate(bars):
+    whiskers: list[tuple[float, float]] = []
+    for row, bar in enumerate(bars):
         if bar.score is None:
             continue
-        mean, low, high = bar.score
         colour = REFERENCE if bar.is_reference else SUBJECT
-        axes.barh(index, mean - span.low, 0.58, left=span.low, color=colour)
-        axes.plot((low, high), (index, index), color=WHISKER, linewidth=1.4)
-        for end in (low, high):
-            axes.plot((end, end), (index - 0.13, index + 0.13), color=WHISKER, linewidth=1.4)
+        axes.barh(row, bar.score.mean - span.low, THICKNESS, left=span.low, color=colour)
+        whiskers += _whisker(bar.score, row)
+    if whiskers:
+        axes.plot(*zip(*whiskers, strict=True), color=WHISKER, linewidth=1.4)
 
 
-def _inline(svg: bytes, label: str) -> ElementTree.Element:
-    """The drawing without ids, name spaces and what only files need."""
-    root = ElementTree.fromstring(svg)
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag in (f"{SVG}metadata", f"{SVG}defs"):
-                parent.remove(child)
-    for element in root.iter():
-        element.tag = element.tag.removeprefix(SVG)
-        element.text = element.tail = element.text if element.tag == "text" else None
-        element.tail = None
-        told = {name: value for name, value in element.attrib.items() if _is_kept(name)}
-        element.attrib.clear()
-        element.attrib.update(told)
-        if "style" in told:
-            element.set("style", _themed(told["style"]))
-    root.attrib.clear()
-    height = _height(svg)
-    root.attrib.update({"viewBox": f"0 0 {WIDTH} {height}", "role": "img"})
+def _whisker(score: Score, row: int) -> Iterator[tuple[float, float]]:
+    """Points of a line with a cap on both ends, and a gap behind it."""
+    up, down = row - CAP, row + CAP
+    yield from ((score.low, up), (score.low, down), (score.low, row))
+    yield from ((score.high, row), (score.high, up), (score.high, down), (nan, nan))
+
+
+def _inline(svg: bytes, height: int, label: str) -> ElementTree.Element:
+    """The drawing alone: without ids, name spaces, and what only a file of its own needs."""
+    drawing = ElementTree.fromstring(svg)
+    root = ElementTree.Element("svg", viewBox=f"0 0 {WIDTH} {height}", role="img")
     root.set("aria-label", printable(label))
+    for found in drawing.iter():
+        if found.tag in (f"{SVG}path", f"{SVG}text"):
+            kept = {name: found.attrib[name] for name in ("d", "x", "y") if name in found.attrib}
+            shape = ElementTree.SubElement(root, found.tag.removeprefix(SVG), kept)
+            shape.text = found.text
+            shape.set("style", _themed(found.attrib.get("style", "")))
     return root
+
+
+def _themed(style: str) -> str:
+    """What of a style says something, in the page's colours."""
+    told = (part.partition(":") for part in style.split(";"))
+    kept = {name.strip(): value.strip() for name, _, value in told if name.strip() in USED}
+    return ";".join(f"{name}:{VARIABLES.get(value, value)}" for name, value in kept.items())
+
+
+def _write_row(root: ElementTree.Element, index: int, bar: Bar, measure: Measure) -> None:
+    """The name on the left, its end at the bar's beginning; the score on the right."""
+    base_line = str(ROW * index + ROW / 2 + 4)
+    name = ElementTree.SubElement(root, "text", {"class": "name", "y": base_line})
+    name.set("x", str(LEFT - 8))
+    name.text = shortened(bar.name, NAME_COLUMNS)
+    ElementTree.SubElement(name, "title").text = printable(bar.name)
+    score = ElementTree.SubElement(root, "text", {"class": "score", "y": base_line})
+    score.set("x", str(WIDTH - 2))
+    score.text = "–" if bar.score is None else measure.show(bar.score.mean)

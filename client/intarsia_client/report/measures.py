@@ -32,6 +32,11 @@ class Measure:
         shown = self.show(value)
         return f"+{shown}" if value > 0 and shown.strip("0.") else shown
 
+    @property
+    def of_row(self) -> str:
+        """What a row's score is, where it is not the metric itself: perplexity is of tasks."""
+        return "ln " if self.is_ratio else ""
+
     def even(self, value: float) -> float:
         """`value` where equal steps look alike: of perplexities, the loss."""
         return math.log(value) if self.is_ratio else value
@@ -67,4 +72,4 @@ def measure_of(metric: str) -> Measure:
 
 
 def show_p_value(p_value: float) -> str:
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+    return "p < 0.0001" if p_value < 0.0001 else f"p = {p_value:.4f}"

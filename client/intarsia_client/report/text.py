@@ -37,11 +37,6 @@ def shortened(name: str, columns: int) -> str:
     return _fitting(name, columns - 1 - _columns(tail)) + ELLIPSIS + tail
 
 
-def clipped(text: str, num_chars: int) -> tuple[str, int]:
-    """The beginning of `text`, and the number of characters that were left out."""
-    return text[:num_chars], max(0, len(text) - num_chars)
-
-
 def _fitting(text: str, columns: int) -> str:
     end, used = 0, 0
     while end < len(text) and (used := used + _columns(text[end])) <= columns:
