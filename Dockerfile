@@ -8,6 +8,7 @@ COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY server server
 COPY adapters_store adapters_store
 COPY offline offline
+COPY merge_search merge_search
 COPY client client
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
