@@ -16,6 +16,7 @@ from rich.table import Table
 from intarsia_client.client import Client
 from intarsia_client.commands import as_json, with_client
 from intarsia_client.evaluation import Evaluation
+from intarsia_client.report.writing import check_report, write_report
 from intarsia_client.tables import console
 from intarsia_client.types import Json
 
@@ -36,11 +37,10 @@ def bar_over(text: str) -> Json:
 
 
 @click.command()
-@click.argument("subjects", nargs=-1, required=True, type=subject, metavar="SUBJECT...")
+@click.argument("subjects", nargs=-1, type=subject, metavar="SUBJECT...")
 @click.option(
     "--data",
     multiple=True,
-    required=True,
     metavar="FILE|ID|TASK[:SPLIT]",
     help="A JSON lines file, a data set that is kept, or a task that the server has built.",
 )
@@ -59,6 +59,13 @@ def bar_over(text: str) -> Json:
 @click.option("--min-delta-over", "over", type=bar_over, metavar="SUBJECT[=DELTA]", help="Bar.")
 @click.option("--min-rows", type=click.IntRange(min=1), help="Bar: rows of every data set.")
 @click.option("--detach", is_flag=True, help="Do not wait; print the id.")
+@click.option("--from", "earlier", metavar="ID", help="Show an evaluation that was begun before.")
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.html",
+    help="Write tables, heat maps, bars and examples as one page.",
+)
 @as_json
 @with_client
 def evaluate(
@@ -68,6 +75,8 @@ def evaluate(
     data: tuple[str, ...],
     metrics: tuple[str, ...],
     detach: bool,
+    earlier: str | None,
+    report: Path | None,
     is_json: bool,
     **options: Any,
 ) -> None:
@@ -76,7 +85,37 @@ def evaluate(
     A SUBJECT is a reference, or an object such as {"adapters": [...], "merge": {...}}. The exit
     status is 1 if the evaluation fails, or its bar is missed.
     """
-    found = client.start_evaluation(
+    if detach and report is not None:
+        raise click.UsageError("--report waits for the results: it goes without --detach")
+    if report is not None:
+        check_report(report)
+    found = (
+        _begun(client, subjects, data, metrics, options)
+        if earlier is None
+        else _earlier(client, earlier, subjects, data)
+    )
+    if detach:
+        click.echo(found.id)
+        return
+    found = _finished(client, found)
+    if report is not None:
+        write_report(client, found, report)
+        click.echo(f"Wrote {report}.", err=True)
+    _show(found, is_json)
+    if found.promotion is not None and not found.promotion["promoted"]:
+        sys.exit(1)
+
+
+def _begun(
+    client: Client,
+    subjects: tuple[Any, ...],
+    data: tuple[str, ...],
+    metrics: tuple[str, ...],
+    options: Json,
+) -> Evaluation:
+    if not subjects or not data:
+        raise click.UsageError("an evaluation needs a SUBJECT and --data, or --from")
+    return client.start_evaluation(
         subjects,
         [_dataset(client, text) for text in data],
         metrics,
@@ -85,13 +124,14 @@ def evaluate(
         promote=_promote(options, metrics),
         **{name: options[name] for name in ("limit", "seed", "confidence", "reference")},
     )
-    if detach:
-        click.echo(found.id)
-        return
-    found = _finished(client, found)
-    _show(found, is_json)
-    if found.promotion is not None and not found.promotion["promoted"]:
-        sys.exit(1)
+
+
+def _earlier(
+    client: Client, evaluation_id: str, subjects: tuple[Any, ...], data: tuple[str, ...]
+) -> Evaluation:
+    if subjects or data:
+        raise click.UsageError("--from is of an evaluation that has its subjects and data")
+    return client.evaluation(evaluation_id)
 
 
 def _dataset(client: Client, text: str) -> Json:

@@ -23,7 +23,7 @@ from intarsia_client.report.text import printable, shortened
 # In CSS pixels, which are points here.
 WIDTH, ROW, FOOT, LEFT, RIGHT = 360, 24, 24, 138, 62
 PIXELS_PER_INCH = 72
-NAME_COLUMNS = 19
+NAME_COLUMNS, NO_SCORE = 19, "\u2013"
 THICKNESS, CAP = 0.58, 0.13  # of a bar, and half of a whisker's end, in rows
 MANY_FOLD = 100  # ratios that go farther are drawn on a logarithmic axis
 # What matplotlib draws in these colours is shown in the page's.
@@ -35,7 +35,11 @@ VARIABLES = {
     FAINT: "var(--line)",
     INK: "var(--faint)",
 }
-SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "intarsia", "path.simplify": False}  # the same bytes every time
+SETTINGS = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "intarsia",
+    "path.simplify": False,
+}  # the same bytes every time
 SVG = "{http://www.w3.org/2000/svg}"
 USED = ("fill", "stroke", "stroke-width", "text-anchor", "font-size")
 
@@ -148,4 +152,4 @@ def _write_row(root: ElementTree.Element, index: int, bar: Bar, measure: Measure
     ElementTree.SubElement(name, "title").text = printable(bar.name)
     score = ElementTree.SubElement(root, "text", {"class": "score", "y": base_line})
     score.set("x", str(WIDTH - 2))
-    score.text = "–" if bar.score is None else measure.show(bar.score.mean)
+    score.text = NO_SCORE if bar.score is None else measure.show(bar.score.mean)

@@ -45,7 +45,9 @@ def examples_of(rows: Iterable[Json], results: Results) -> dict[str, list[Exampl
 
     First those on which scores of the first metric are farthest apart, then in the order of rows.
     """
-    asked: dict[str, dict[int, dict[str, Json]]] = {task: defaultdict(dict) for task in results.tasks}
+    asked: dict[str, dict[int, dict[str, Json]]] = {
+        task: defaultdict(dict) for task in results.tasks
+    }
     for row in rows:
         asked[row["task"]][row["row"]][row["subject"]] = row
     return {task: _chosen(found, results) for task, found in asked.items()}

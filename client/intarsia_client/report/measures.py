@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from intarsia_client.errors import UnexpectedAnswer
 
+MINUS = "\u2212"
 LARGEST_PLAIN = 1e5  # numbers from here on are shown with an exponent
 
 
@@ -49,7 +50,7 @@ class Measure:
 def _signed(number: str) -> str:
     """With a true minus, and none before what was rounded to nothing."""
     is_nothing = not number.strip("-0.")
-    return number.lstrip("-") if is_nothing else number.replace("-", "−")
+    return number.lstrip("-") if is_nothing else number.replace("-", MINUS)
 
 
 MEASURES: Mapping[str, Measure] = {

@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from intarsia_client.errors import InvalidArgument
 from intarsia_client.report import colours
 from intarsia_client.report.bars import Bar, Span, draw
 from intarsia_client.report.examples import examples_of
@@ -48,16 +49,18 @@ class MetricSection:
 def evaluation_report(evaluation: Json, rows: Iterable[Json] = ()) -> str:
     """HTML of an evaluation as `GET /v1/evaluations/{id}` answers it.
 
-    `rows`, as its `/rows` answers them, are where examples are chosen from. An evaluation without
-    results is shown with why it has none. Raises UnexpectedAnswer for an unknown metric.
+    `rows`, as its `/rows` answers them, are where examples are chosen from. Raises InvalidArgument
+    for an evaluation that has no results, UnexpectedAnswer for a metric that is not known here.
     """
-    results = None if evaluation["results"] is None else Results.from_json(evaluation)
+    if evaluation["results"] is None:
+        raise InvalidArgument("evaluation", f"it is {evaluation['status']}: there are no results")
+    results = Results.from_json(evaluation)
     page = _environment().get_template("report.html")
     return page.render(
         evaluation=evaluation,
         results=results,
-        sections=[_section(results, metric) for metric in results.metrics] if results else [],
-        examples=examples_of(rows, results) if results else {},
+        sections=[_section(results, metric) for metric in results.metrics],
+        examples=examples_of(rows, results),
     )
 
 

@@ -4,7 +4,7 @@ Task None is the mean over all tasks. What the evaluation left out is None here,
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from intarsia_client.types import Json

@@ -11,6 +11,7 @@ from intarsia_client.report.colours import diverging_step, step
 from intarsia_client.report.measures import Measure
 from intarsia_client.report.results import Difference, Results, Score
 
+TIMES = "\u00d7"
 MOST_LEVEL_HEADS = 6  # columns up to which their names are written level
 
 
@@ -63,9 +64,7 @@ class Tables:
             for subject in self.results.subjects
         ]
 
-    def _score_cell(
-        self, subject: str, task: str | None, best: float | None
-    ) -> ScoreCell | None:
+    def _score_cell(self, subject: str, task: str | None, best: float | None) -> ScoreCell | None:
         score = self.results.score(self.metric, subject, task)
         if score is None:
             return None
@@ -137,13 +136,14 @@ class Tables:
         """How much better than the reference, where equal steps look alike."""
         own = self.results.score(self.metric, subject, task)
         other = self.results.score(self.metric, str(self.results.reference), task)
-        assert own is not None and other is not None, "a difference is of two scores"
+        assert own, "a difference is of two scores"
+        assert other, "a difference is of two scores"
         return self.measure.merit(self.measure.even(own.mean) - self.measure.even(other.mean))
 
     def _delta_ends(self, largest: float) -> tuple[str, str]:
         if self.measure.is_ratio:
             factor = self.measure.show(math.exp(largest))
-            return f"worse × {factor}", f"÷ {factor} better"
+            return f"worse {TIMES} {factor}", f"÷ {factor} better"
         end = self.measure.merit(largest)
         show = self.measure.show_delta
         return f"worse {show(-end)}", f"{show(end)} better"
