@@ -240,32 +240,32 @@ def test_an_alias_that_moves_later_changes_nothing(
     client: httpx.Client, server: RunningServer
 ) -> None:
     for seed in (1, 2):
-        server.upload(make_adapter(server.base, seed=seed), "moving")
-    client.patch("/v1/adapters/moving", json={"aliases": {"prod": 1}})
-    expected = evaluate(client, subjects=["moving@1"])
+        server.upload(make_adapter(server.base, seed=seed), "evaluated/moving")
+    client.patch("/v1/adapters/evaluated/moving", json={"aliases": {"prod": 1}})
+    expected = evaluate(client, subjects=["evaluated/moving@1"])
     with paused_engine(server):
-        evaluation = begin(client, subjects=["moving@prod"])
-        client.patch("/v1/adapters/moving", json={"aliases": {"prod": 2}})
+        evaluation = begin(client, subjects=["evaluated/moving@prod"])
+        client.patch("/v1/adapters/evaluated/moving", json={"aliases": {"prod": 2}})
     found = ended(client, evaluation)
-    assert found["subjects"][0]["id"] == "moving@1"
+    assert found["subjects"][0]["id"] == "evaluated/moving@1"
     assert outputs(client, evaluation) == outputs(client, expected["id"])
-    changed = evaluate(client, subjects=["moving@prod"])
+    changed = evaluate(client, subjects=["evaluated/moving@prod"])
     assert outputs(client, changed["id"]) != outputs(client, evaluation)
 
 
 def test_an_evaluation_of_a_deleted_adapter_says_so(
     client: httpx.Client, server: RunningServer
 ) -> None:
-    server.publish("leaving", seed=77)
+    server.publish("evaluated/leaving", seed=77)
     with paused_engine(server):
         first = begin(client)
-        second = begin(client, subjects=["leaving"])
-        assert client.delete("/v1/adapters/leaving").status_code == 200
+        second = begin(client, subjects=["evaluated/leaving"])
+        assert client.delete("/v1/adapters/evaluated/leaving").status_code == 200
     assert ended(client, first)["status"] == "succeeded"
     failed = ended(client, second)
     assert failed["status"] == "failed"
     assert failed["error"]["code"] == "subject_gone"
-    assert "leaving@1" in failed["error"]["message"]
+    assert "evaluated/leaving@1" in failed["error"]["message"]
 
 
 def test_built_in_tasks_are_read_where_they_were_built(
