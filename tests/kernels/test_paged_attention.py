@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from server.kernels.cpu.kernels import CpuKernels
 from server.kernels.interface import AttentionBatch, Kernels
 from server.kernels.reference import ReferenceKernels
 from server.model.kv_cache import paged
 
-HEAD_DIM, PAGE_SIZE, SCALE = 8, 4, 0.3
+SCALE = 0.3
+SMALL, VECTORS = (8, 4), (32, 16)  # head size, page size; the latter are read where they lie
 
 
 @dataclass
@@ -25,13 +27,21 @@ class Case:
     queries: list[Tensor]  # [new, H, D]
     keys: list[Tensor]  # [length, K, D]
     values: list[Tensor]
+    page_size: int
 
 
-def make_case(lengths: list[int], news: list[int], num_heads: int, num_kv_heads: int) -> Case:
+def make_case(
+    lengths: list[int],
+    news: list[int],
+    num_heads: int,
+    num_kv_heads: int,
+    sizes: tuple[int, int] = SMALL,
+) -> Case:
+    head_dim, page_size = sizes
     source = torch.Generator().manual_seed(sum(lengths))
 
     def rows(count: int, heads: int) -> Tensor:
-        return torch.randn(count, heads, HEAD_DIM, generator=source)
+        return torch.randn(count, heads, head_dim, generator=source)
 
     return Case(
         lengths,
@@ -39,6 +49,7 @@ def make_case(lengths: list[int], news: list[int], num_heads: int, num_kv_heads:
         [rows(new, num_heads) for new in news],
         [rows(length, num_kv_heads) for length in lengths],
         [rows(length, num_kv_heads) for length in lengths],
+        page_size,
     )
 
 
@@ -46,19 +57,20 @@ def paged_attention(
     kernels: Kernels, case: Case, window: int | None, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Attention over a cache whose every unused place is NaN, so that reading one shows."""
-    counts = [-(-length // PAGE_SIZE) for length in case.lengths]
+    page_size = case.page_size
+    counts = [-(-length // page_size) for length in case.lengths]
     order = torch.randperm(sum(counts) + 2, generator=torch.Generator().manual_seed(1))
     tables = torch.full((len(counts), max(counts)), int(order[-1]))
-    num_kv_heads = case.keys[0].shape[1]
-    storage = torch.full((2, len(order), num_kv_heads, PAGE_SIZE * HEAD_DIM), torch.nan).to(dtype)
-    (keys,), (values,) = paged(storage, PAGE_SIZE)
+    _, num_kv_heads, head_dim = case.keys[0].shape
+    storage = torch.full((2, len(order), num_kv_heads, page_size * head_dim), torch.nan).to(dtype)
+    (keys,), (values,) = paged(storage, page_size)
     unturned = torch.ones(1, 0, dtype=dtype)
     new_slots = []
     for row, (length, new) in enumerate(zip(case.lengths, case.news, strict=True)):
         first = sum(counts[:row])
         tables[row, : counts[row]] = order[first : first + counts[row]]
         places = torch.arange(length)
-        slots = tables[row, places // PAGE_SIZE] * PAGE_SIZE + places % PAGE_SIZE
+        slots = tables[row, places // page_size] * page_size + places % page_size
         heads = torch.cat([case.keys[row], case.values[row]], dim=1).to(dtype)
         turn = unturned.expand(length, 0)
         kernels.rotate_and_cache(heads, turn, turn, slots, keys, values)
@@ -89,7 +101,7 @@ def plain_attention(case: Case, window: int | None) -> Tensor:
 
 
 SEQUENCES = st.lists(
-    st.integers(1, 20).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))),
+    st.integers(1, 80).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))),
     min_size=1,
     max_size=4,
 )
@@ -99,26 +111,31 @@ SEQUENCES = st.lists(
 @given(
     sequences=SEQUENCES,
     heads=st.sampled_from([(1, 1), (4, 4), (4, 2), (6, 1)]),
-    window=st.none() | st.integers(1, 24),
+    window=st.none() | st.integers(1, 90),
+    sizes=st.sampled_from([SMALL, VECTORS]),
 )
 def test_attention_is_a_softmax_over_the_visible_tokens(
     kernels: Kernels,
     sequences: list[tuple[int, int]],
     heads: tuple[int, int],
     window: int | None,
+    sizes: tuple[int, int],
 ) -> None:
-    case = make_case([n for n, _ in sequences], [new for _, new in sequences], *heads)
+    case = make_case([n for n, _ in sequences], [new for _, new in sequences], *heads, sizes)
     output = paged_attention(kernels, case, window)
     torch.testing.assert_close(output.double(), plain_attention(case, window), rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("window", [None, 1, PAGE_SIZE, PAGE_SIZE + 1])
-def test_batch_mates_change_no_bit(kernels: Kernels, window: int | None) -> None:
-    case = make_case([9, 17, 1], [1, 6, 1], 4, 2)
+@pytest.mark.parametrize("sizes", [SMALL, VECTORS], ids=["small", "vectors"])
+@pytest.mark.parametrize("window", [None, 1, 4, 5, 40])
+def test_batch_mates_change_no_bit(
+    kernels: Kernels, window: int | None, sizes: tuple[int, int]
+) -> None:
+    case = make_case([9, 70, 1, 33], [1, 6, 1, 33], 4, 2, sizes)
     together = paged_attention(kernels, case, window).split(case.news)
     for row, output in enumerate(together):
         parts = (case.lengths, case.news, case.queries, case.keys, case.values)
-        alone = Case(*([part[row]] for part in parts))  # type: ignore[arg-type]
+        alone = Case(*([part[row]] for part in parts), case.page_size)  # type: ignore[arg-type, call-arg]
         assert torch.equal(paged_attention(kernels, alone, window), output)
 
 
@@ -127,3 +144,24 @@ def test_16_bit_attention_is_within_its_rounding() -> None:
     output = paged_attention(ReferenceKernels("cpu"), case, None, torch.bfloat16)
     assert output.dtype == torch.bfloat16
     torch.testing.assert_close(output.double(), plain_attention(case, None), rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize("sizes", [SMALL, VECTORS], ids=["small", "vectors"])
+@pytest.mark.parametrize("window", [None, 3, 40])
+def test_compiled_rows_have_the_same_bits_in_chunks_of_any_size(
+    window: int | None, sizes: tuple[int, int]
+) -> None:
+    whole = make_case([75], [75], 6, 2, sizes)
+    together = paged_attention(CpuKernels(), whole, window)
+    for chunk in (1, 7, 16, 50):
+        for start in range(0, 75, chunk):
+            end = min(75, start + chunk)
+            part = Case(
+                [end],
+                [end - start],
+                [whole.queries[0][start:end]],
+                [whole.keys[0][:end]],
+                [whole.values[0][:end]],
+                whole.page_size,
+            )
+            assert torch.equal(paged_attention(CpuKernels(), part, window), together[start:end])

@@ -6,7 +6,7 @@ whatever is asked, and keeps a running maximum and sum of each row (Milakov and 
 So a row's bits depend neither on batch mates nor on how a prompt was cut into chunks.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,10 +14,31 @@ from server.kernels.cpu.compiled import compiled
 from server.kernels.cpu.exponential import exp
 from server.kernels.cpu.threads import run_tasks
 from server.kernels.cpu.tiles import multiply
-from server.kernels.cpu.vectors import WIDTH, copy, largest_across, sum_across
+from server.kernels.cpu.vectors import LANES, WIDTH, copy, largest_across, prefetch, sum_across
 
 TILE = 16  # tokens of a task
+FEW = 16  # rows that wait for memory, rather than memory for them
 HIDDEN = np.float32(-1e30)  # the score of a token that is not seen
+
+
+class Cache(NamedTuple):
+    """The paged cache as flat arrays."""
+
+    keys: Any  # of [P, K, D, L]
+    values: Any  # of [P, K, L, D]
+    num_kv_heads: int
+    page_size: int
+    head_numbers: int  # of one head in one page
+
+
+class Batch(NamedTuple):
+    """An `AttentionBatch` for compiled loops, and how it attends."""
+
+    tables: Any  # [S, max pages]
+    offsets: Any  # [S + 1]
+    lengths: Any  # [S]
+    scale: Any
+    window: int  # 0 for none
 
 
 @compiled
@@ -35,7 +56,7 @@ def attend(
 ) -> None:
     """Fill `output [T, H, D]`, of `query` over `keys [P, K, D, L]` and `values [P, K, L, D]`.
 
-    `offsets [S + 1]` and `lengths [S]` are `AttentionBatch`'s; `window` 0 stands for none.
+    `tables`, `offsets` and `lengths` are `AttentionBatch`'s; `window` 0 stands for none.
     """
     count = 0
     for s in range(len(lengths)):
@@ -46,139 +67,179 @@ def attend(
         for first in range(offsets[s], offsets[s + 1], TILE):
             tiles[at, 0], tiles[at, 1] = s, first
             at += 1
-    run_tasks(
-        _attend_tile,
-        count * keys.shape[1],
-        threads,
-        (tiles, query, keys, values, tables, offsets, lengths, scale, window, output),
-    )
+    _, num_kv_heads, size, page_size = keys.shape
+    flat = keys.reshape(-1), values.reshape(-1)
+    cache = Cache(flat[0], flat[1], num_kv_heads, page_size, size * page_size)
+    batch = Batch(tables, offsets, lengths, scale, window)
+    run_tasks(_attend_tile, count * num_kv_heads, threads, (tiles, query, cache, batch, output))
 
 
 @compiled
-def _attend_tile(
-    task: int,
-    tiles: Any,
-    query: Any,
-    keys: Any,
-    values: Any,
-    tables: Any,
-    offsets: Any,
-    lengths: Any,
-    scale: Any,
-    window: int,
-    output: Any,
-) -> None:
-    num_kv_heads, size = keys.shape[1], keys.shape[2]
+def _attend_tile(task: int, tiles: Any, query: Any, cache: Any, batch: Any, output: Any) -> None:
+    num_kv_heads, size = cache.num_kv_heads, query.shape[2]
     group = query.shape[1] // num_kv_heads
     head = task % num_kv_heads
     sequence, first = tiles[task // num_kv_heads]
-    count = min(TILE, offsets[sequence + 1] - first)
-    position = lengths[sequence] - offsets[sequence + 1] + first  # of the first token
-    padded = (size + WIDTH - 1) // WIDTH * WIDTH
-    rows = count * group
+    past = min(first + TILE, batch.offsets[sequence + 1])
+    position = batch.lengths[sequence] - batch.offsets[sequence + 1] + first  # of the first token
+    end = position + past - first
+    rows, padded = (past - first) * group, (size + WIDTH - 1) // WIDTH * WIDTH
     own = np.empty(rows * size, np.float32)
-    for token in range(count):
-        for g in range(group):
-            for d in range(size):
-                own[(token * group + g) * size + d] = (
-                    scale * query[first + token, head * group + g, d]
-                )
-    block_keys = np.zeros(size * WIDTH, np.float32)
-    block_values = np.zeros(WIDTH * padded, np.float32)
+    _scale_rows(own, query[first:past, head * group : (head + 1) * group], batch.scale)
+    block = np.zeros(WIDTH * (size + padded), np.float32)
     weights = np.empty(rows * WIDTH, np.float32)
     sums = np.zeros(rows * padded, np.float32)
     totals = np.zeros(rows, np.float32)
-    maxima = np.full(rows, HIDDEN, np.float32)
-    oldest = max(0, position - window + 1) if window > 0 else 0
-    end = position + count
+    maxima = np.empty(rows, np.float32)
+    maxima[:] = HIDDEN
+    oldest = max(0, position - batch.window + 1) if batch.window > 0 else 0
+    in_place = cache.page_size == LANES and size == padded
     for start in range(oldest // WIDTH * WIDTH, end, WIDTH):
-        _gather(
-            keys,
-            values,
-            tables[sequence],
-            head,
-            start,
-            min(end, start + WIDTH),
-            padded,
-            block_keys,
-            block_values,
-        )
         weights[:] = 0
-        multiply(weights, WIDTH, own, size, block_keys, WIDTH, rows, WIDTH, size)
+        pages = batch.tables[sequence]
+        if in_place:
+            _score_pages(weights, own, rows, size, cache, pages, head, start, end)
+        else:
+            _gather(cache, pages, head, start, min(end, start + WIDTH), size, padded, block)
+            multiply(weights, 0, WIDTH, own, 0, size, block, 0, LANES, WIDTH, rows, size)
         for row in range(rows):
             seen_by = position + row // group
-            past = min(WIDTH, seen_by + 1 - start)
-            before = max(0, seen_by - window + 1 - start) if window > 0 else 0
+            visible = min(WIDTH, seen_by + 1 - start)
+            before = max(0, seen_by - batch.window + 1 - start) if batch.window > 0 else 0
+            line = sums[row * padded : (row + 1) * padded]
             _weigh(
-                weights, row * WIDTH, before, past, sums, row * padded, padded, maxima, totals, row
+                weights[row * WIDTH : (row + 1) * WIDTH], before, visible, line, maxima, totals, row
             )
-        multiply(sums, padded, weights, WIDTH, block_values, padded, rows, padded, WIDTH)
+        if in_place:
+            _mix_pages(sums, weights, rows, size, cache, pages, head, start, end)
+        else:
+            for n in range(0, padded, WIDTH):
+                at = WIDTH * size + n
+                multiply(
+                    sums, n, padded, weights, 0, WIDTH, block, at, at + LANES, padded, rows, WIDTH
+                )
     for row in range(rows):
-        share = np.float32(1) / totals[row]
+        made, share = output[first + row // group, head * group + row % group], totals[row]
+        line = sums[row * padded : (row + 1) * padded]
         for d in range(size):
-            output[first + row // group, head * group + row % group, d] = (
-                sums[row * padded + d] * share
-            )
+            made[d] = line[d] / share
 
 
 @compiled
-def _gather(
-    keys: Any,
-    values: Any,
+def _scale_rows(own: Any, query: Any, scale: Any) -> None:
+    """Every head of every token of `query`, one after the other."""
+    at = 0
+    for token in range(len(query)):
+        for h in range(query.shape[1]):
+            for d in range(query.shape[2]):
+                own[at] = scale * query[token, h, d]
+                at += 1
+
+
+@compiled
+def _score_pages(
+    weights: Any,
+    own: Any,
+    rows: int,
+    size: int,
+    cache: Any,
     pages: Any,
     head: int,
     start: int,
     end: int,
-    padded: int,
-    block_keys: Any,
-    block_values: Any,
 ) -> None:
-    """The tokens `[start, end)` side by side, `[D, WIDTH]` and `[WIDTH, padded]`; zeros behind."""
-    num_kv_heads, size, page_size = keys.shape[1:]
-    flat_keys, flat_values = keys.reshape(-1), values.reshape(-1)
+    """The scores of a block of two pages, read where they are; the next block is sent for."""
+    at = _place(cache, pages, head, start)
+    following = _place(cache, pages, head, start + LANES) if start + LANES < end else at
+    if rows < FEW and start + WIDTH < end:
+        ahead = _place(cache, pages, head, start + WIDTH)
+        prefetch(cache.keys, ahead, size * LANES)
+        prefetch(cache.values, ahead, size * LANES)
+        if start + WIDTH + LANES < end:
+            ahead = _place(cache, pages, head, start + WIDTH + LANES)
+            prefetch(cache.keys, ahead, size * LANES)
+            prefetch(cache.values, ahead, size * LANES)
+    multiply(weights, 0, WIDTH, own, 0, size, cache.keys, at, following, LANES, rows, size)
+
+
+@compiled
+def _mix_pages(
+    sums: Any,
+    weights: Any,
+    rows: int,
+    size: int,
+    cache: Any,
+    pages: Any,
+    head: int,
+    start: int,
+    end: int,
+) -> None:
+    """Add the values of a block of two pages, as far as there are tokens."""
+    for first in range(start, min(end, start + WIDTH), LANES):
+        at, count = _place(cache, pages, head, first), min(LANES, end - first)
+        for n in range(0, size, WIDTH):
+            b = at + n
+            multiply(
+                sums,
+                n,
+                size,
+                weights,
+                first - start,
+                WIDTH,
+                cache.values,
+                b,
+                b + LANES,
+                size,
+                rows,
+                count,
+            )
+
+
+@compiled
+def _place(cache: Any, pages: Any, head: int, token: int) -> Any:
+    """Where a head's numbers of the page of `token` begin, in keys and in values."""
+    page = pages[token // cache.page_size]
+    return (page * cache.num_kv_heads + head) * cache.head_numbers
+
+
+@compiled
+def _gather(
+    cache: Any, pages: Any, head: int, start: int, end: int, size: int, padded: int, block: Any
+) -> None:
+    """Tokens `[start, end)` side by side: keys `[D, WIDTH]`, then values `[WIDTH, padded]`."""
+    if end - start < WIDTH:
+        block[:] = 0
     at = start
     while at < end:
-        inner, to = at % page_size, at - start
-        taken = min(page_size - inner, end - at)
-        own = (pages[at // page_size] * num_kv_heads + head) * size * page_size
+        inner, to = at % cache.page_size, at - start
+        taken = min(cache.page_size - inner, end - at)
+        own = _place(cache, pages, head, at)
         for d in range(size):
-            copy(block_keys, d * WIDTH + to, flat_keys, own + d * page_size + inner, taken)
+            copy(block, d * WIDTH + to, cache.keys, own + d * cache.page_size + inner, taken)
         for j in range(taken):
-            copy(block_values, (to + j) * padded, flat_values, own + (inner + j) * size, size)
+            place = WIDTH * size + (to + j) * padded
+            copy(block, place, cache.values, own + (inner + j) * size, size)
         at += taken
-    if end - start < WIDTH:
-        for d in range(size):
-            block_keys[d * WIDTH + end - start : (d + 1) * WIDTH] = 0
-        block_values[(end - start) * padded :] = 0
 
 
 @compiled
 def _weigh(
-    weights: Any,
-    at: int,
-    before: int,
-    past: int,
-    sums: Any,
-    sums_at: int,
-    padded: int,
-    maxima: Any,
-    totals: Any,
-    row: int,
+    scores: Any, before: int, past: int, sums: Any, maxima: Any, totals: Any, row: int
 ) -> None:
     """Scores of one block to weights, relative to the row's maximum so far, as all before are."""
     if past <= before:
-        weights[at : at + WIDTH] = 0
+        scores[:] = 0
         return
     for j in range(before):
-        weights[at + j] = HIDDEN
-    for j in range(past, WIDTH):
-        weights[at + j] = HIDDEN
-    maximum = max(maxima[row], largest_across(weights, at))
+        scores[j] = HIDDEN
+    for j in range(max(0, past), WIDTH):
+        scores[j] = HIDDEN
+    maximum = max(maxima[row], largest_across(scores, 0))
     for j in range(WIDTH):
-        weights[at + j] = exp(weights[at + j] - maximum)
+        scores[j] = exp(scores[j] - maximum)
     shrinking = exp(maxima[row] - maximum)
     if shrinking != np.float32(1):
-        for d in range(padded):
-            sums[sums_at + d] *= shrinking
-    totals[row] = totals[row] * shrinking + sum_across(weights, at)
+        for d in range(len(sums)):
+            sums[d] *= shrinking
+    totals[row] = totals[row] * shrinking + sum_across(scores, 0)
     maxima[row] = maximum

@@ -12,16 +12,16 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from server.kernels.cpu.compiled import compiled
-from server.kernels.cpu.vectors import INDEX, LANES, VECTOR, WIDTH, broadcast, load, start_of, store
+from server.kernels.cpu.vectors import INDEX, LANES, VECTOR, broadcast, load, start_of, store
 
-VECTORS = WIDTH // LANES
+VECTORS = 2  # halves of B
 
 
 def _tile(rows: int) -> Any:
-    """`tile(c, c_at, c_step, a, a_at, a_step, b, b_at, b_step, depth)`: C += A B.
+    """`tile(c, c_at, c_step, a, a_at, a_step, b, b_at, b_next, b_step, depth)`: C += A B.
 
-    C `[rows, WIDTH]`, A `[rows, depth]` and B `[depth, WIDTH]` begin at the elements `_at` of flat
-    arrays; their own rows are `_step` elements apart.
+    C `[rows, WIDTH]`, A `[rows, depth]` and the two halves of B, `[depth, LANES]` each, begin at
+    these elements of flat arrays; their own rows are `_step` elements apart.
     """
 
     def tile(
@@ -34,22 +34,22 @@ def _tile(rows: int) -> Any:
         a_step: Any,
         b: Any,
         b_at: Any,
+        b_next: Any,
         b_step: Any,
         depth: Any,
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            c, a, b = (
-                _Matrix(
-                    start_of(context, builder, signature.args[i], *values[i : i + 2]),
-                    values[i + 2],
-                )
-                for i in (0, 3, 6)
-            )
-            _accumulate(builder, rows, c, a, b, values[9])
+            def matrix(array: int, at: int, step: int) -> _Matrix:
+                kind = signature.args[array]
+                start = start_of(context, builder, kind, values[array], values[at])
+                return _Matrix(start, values[step])
+
+            halves = [matrix(6, at, 9) for at in (7, 8)]
+            _accumulate(builder, rows, matrix(0, 1, 2), matrix(3, 4, 5), halves, values[10])
             return context.get_dummy_value()
 
-        at = [types.int64] * 2
-        return types.void(c, *at, a, *at, b, *at, types.int64), generate
+        i = types.int64
+        return types.void(c, i, i, a, i, i, b, i, i, i, i), generate
 
     return intrinsic(tile)
 
@@ -64,7 +64,9 @@ class _Matrix:
         return builder.add(builder.mul(row, self.step), column)
 
 
-def _accumulate(builder: Any, rows: int, c: _Matrix, a: _Matrix, b: _Matrix, depth: Any) -> None:
+def _accumulate(
+    builder: Any, rows: int, c: _Matrix, a: _Matrix, halves: list[_Matrix], depth: Any
+) -> None:
     """C stays in registers while a loop goes along the depth."""
     zero, one = ir.Constant(INDEX, 0), ir.Constant(INDEX, 1)
     columns = [ir.Constant(INDEX, vector * LANES) for vector in range(VECTORS)]
@@ -76,7 +78,7 @@ def _accumulate(builder: Any, rows: int, c: _Matrix, a: _Matrix, b: _Matrix, dep
     builder.branch(loop)
     builder.position_at_end(loop)
     k, sums = builder.phi(INDEX), [builder.phi(VECTOR) for _ in places]
-    results = _added(builder, sums, numbers, columns, a, b, k)
+    results = _added(builder, sums, numbers, a, halves, k)
     following = builder.add(k, one)
     builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
     for phi, first, later in zip([k, *sums], [zero, *initial], [following, *results], strict=True):
@@ -88,18 +90,13 @@ def _accumulate(builder: Any, rows: int, c: _Matrix, a: _Matrix, b: _Matrix, dep
 
 
 def _added(
-    builder: Any,
-    sums: list[Any],
-    rows: list[Any],
-    columns: list[Any],
-    a: _Matrix,
-    b: _Matrix,
-    k: Any,
+    builder: Any, sums: list[Any], rows: list[Any], a: _Matrix, halves: list[_Matrix], k: Any
 ) -> list[Any]:
     """`sums` with the products of column k of A and row k of B."""
     kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
     fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32")
-    vectors = [load(builder, b.start, b.at(builder, k, column)) for column in columns]
+    zero = ir.Constant(INDEX, 0)
+    vectors = [load(builder, half.start, half.at(builder, k, zero)) for half in halves]
     factors = [
         broadcast(builder, builder.load(builder.gep(a.start, [a.at(builder, row, k)])))
         for row in rows
@@ -114,32 +111,37 @@ _tile_of_8, _tile_of_4, _tile_of_3, _tile_of_2, _tile_of_1 = map(_tile, (8, 4, 3
 @compiled
 def multiply(
     c: Any,
+    c_at: int,
     c_step: int,
     a: Any,
+    a_at: int,
     a_step: int,
     b: Any,
+    b_at: int,
+    b_next: int,
     b_step: int,
     rows: int,
-    width: int,
     depth: int,
 ) -> None:
-    """C `[rows, width]` += A `[rows, depth]` B `[depth, width]`, flat arrays; depth > 0.
+    """C `[rows, WIDTH]` += A `[rows, depth]` B, flat arrays; depth > 0.
 
-    The width is a multiple of WIDTH.
+    The two halves of B, `[depth, LANES]` each, begin at `b_at` and `b_next`.
     """
     row = 0
     while row < rows:
-        left = rows - row
-        for n in range(0, width, WIDTH):
-            to, at = row * c_step + n, row * a_step
-            if left >= 8:
-                _tile_of_8(c, to, c_step, a, at, a_step, b, n, b_step, depth)
-            elif left >= 4:
-                _tile_of_4(c, to, c_step, a, at, a_step, b, n, b_step, depth)
-            elif left == 3:
-                _tile_of_3(c, to, c_step, a, at, a_step, b, n, b_step, depth)
-            elif left == 2:
-                _tile_of_2(c, to, c_step, a, at, a_step, b, n, b_step, depth)
-            else:
-                _tile_of_1(c, to, c_step, a, at, a_step, b, n, b_step, depth)
-        row += 8 if left >= 8 else (4 if left >= 4 else left)
+        left, to, at = rows - row, c_at + row * c_step, a_at + row * a_step
+        if left >= 8:
+            _tile_of_8(c, to, c_step, a, at, a_step, b, b_at, b_next, b_step, depth)
+            row += 8
+        elif left >= 4:
+            _tile_of_4(c, to, c_step, a, at, a_step, b, b_at, b_next, b_step, depth)
+            row += 4
+        elif left == 3:
+            _tile_of_3(c, to, c_step, a, at, a_step, b, b_at, b_next, b_step, depth)
+            row += 3
+        elif left == 2:
+            _tile_of_2(c, to, c_step, a, at, a_step, b, b_at, b_next, b_step, depth)
+            row += 2
+        else:
+            _tile_of_1(c, to, c_step, a, at, a_step, b, b_at, b_next, b_step, depth)
+            row += 1

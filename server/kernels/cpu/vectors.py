@@ -7,7 +7,7 @@ one. Arrays are flat fp32 ones; places in them are counted in numbers.
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from server.kernels.cpu.compiled import compiled
@@ -100,3 +100,24 @@ def _larger(builder: Any, first: Any, second: Any) -> Any:
 
 
 sum_across, largest_across = _across(_sum), _across(_larger)  # the latter for numbers without NaN
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _prefetch_line(typing: Any, numbers: Any, at: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        start = start_of(context, builder, signature.args[0], *values)
+        pointer, word = ir.IntType(8).as_pointer(), WORD
+        kind = ir.FunctionType(ir.VoidType(), [pointer, word, word, word])
+        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        read, keep, data = (ir.Constant(word, number) for number in (0, 2, 1))
+        builder.call(prefetch, [builder.bitcast(start, pointer), read, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(numbers, types.int64), generate
+
+
+@compiled
+def prefetch(numbers: Any, at: int, count: int) -> None:
+    """Have `numbers[at : at + count]` brought near, while something else is computed."""
+    for line in range(at, at + count, LANES):
+        _prefetch_line(numbers, line)
