@@ -6,17 +6,17 @@ matplotlib, which would take `$` for mathematics: they are put in as text afterw
 
 import io
 from collections.abc import Iterator, Sequence
-from math import nan
-from typing import NamedTuple
+from math import log10, nan
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from intarsia_client.report.measures import LARGEST_PLAIN, Measure
+from intarsia_client.report.measures import Measure
 from intarsia_client.report.results import Score
 from intarsia_client.report.text import printable, shortened
 
@@ -25,6 +25,7 @@ WIDTH, ROW, FOOT, LEFT, RIGHT = 360, 24, 24, 138, 62
 PIXELS_PER_INCH = 72
 NAME_COLUMNS, NO_SCORE = 19, "\u2013"
 THICKNESS, CAP = 0.58, 0.13  # of a bar, and half of a whisker's end, in rows
+MANY_DIGITS = 5  # powers of ten from this one on are written with an exponent
 MANY_FOLD = 100  # ratios that go farther are drawn on a logarithmic axis
 # What matplotlib draws in these colours is shown in the page's.
 SUBJECT, REFERENCE, WHISKER, FAINT, INK = "#010101", "#020202", "#030303", "#040404", "#050505"
@@ -35,12 +36,13 @@ VARIABLES = {
     FAINT: "var(--line)",
     INK: "var(--faint)",
 }
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "intarsia",
     "path.simplify": False,
 }  # the same bytes every time
 SVG = "{http://www.w3.org/2000/svg}"
+SHAPED_BY = ("d", "x", "y")
 USED = ("fill", "stroke", "stroke-width", "text-anchor", "font-size")
 
 
@@ -51,17 +53,23 @@ class Bar(NamedTuple):
 
 
 class Span(NamedTuple):
-    """The axis that all charts of a metric have in common."""
+    """The axis that all charts of a metric have in common: from 0, or if `is_log` from 1."""
 
-    low: float
     high: float
     is_log: bool
 
     @classmethod
     def of(cls, scores: Sequence[Score], measure: Measure) -> "Span":
         high = max((score.high for score in scores), default=1.0) or 1.0
-        is_log = measure.is_ratio and high > MANY_FOLD
-        return cls(1.0 if is_log else 0.0, high, is_log)
+        return cls(high, is_log=measure.is_ratio and high > MANY_FOLD)
+
+    def place(self, value: float) -> float:
+        return log10(value) if self.is_log else value
+
+    def tick(self, place: float) -> str:
+        if self.is_log and place >= MANY_DIGITS:
+            return f"1e{place:g}"
+        return f"{10**place if self.is_log else place:g}"
 
 
 def draw(bars: Sequence[Bar], span: Span, measure: Measure, label: str) -> Markup:
@@ -71,7 +79,7 @@ def draw(bars: Sequence[Bar], span: Span, measure: Measure, label: str) -> Marku
     figure.patch.set_visible(False)
     width = (WIDTH - LEFT - RIGHT) / WIDTH
     axes = figure.add_axes((LEFT / WIDTH, FOOT / height, width, ROW * len(bars) / height))
-    _set_axes(axes, len(bars), span, measure)
+    _set_axes(axes, len(bars), span)
     _draw_bars(axes, bars, span)
     written = io.BytesIO()
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -83,24 +91,17 @@ def draw(bars: Sequence[Bar], span: Span, measure: Measure, label: str) -> Marku
     return Markup(ElementTree.tostring(element, "unicode", method="html"))
 
 
-def _set_axes(axes: Axes, num_bars: int, span: Span, measure: Measure) -> None:
+def _set_axes(axes: Axes, num_bars: int, span: Span) -> None:
     axes.patch.set_visible(False)
     axes.spines[:].set_visible(False)
     axes.set_ylim(num_bars - 0.5, -0.5)
     axes.set_yticks([])
-    if span.is_log:
-        axes.set_xscale("log")
-    axes.set_xlim(span.low, span.high)
-    axes.xaxis.set_major_locator(LogLocator(numticks=4) if span.is_log else MaxNLocator(4))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _tick(x, measure)))
+    axes.set_xlim(0, span.place(span.high))
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=span.is_log))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: span.tick(place)))
     axes.tick_params(axis="x", bottom=False, labelsize=10, labelcolor=INK, pad=3)
     axes.grid(axis="x", color=FAINT, linewidth=1)
     axes.set_axisbelow(True)
-
-
-def _tick(value: float, measure: Measure) -> str:
-    return measure.show(value) if value >= LARGEST_PLAIN else f"{value:g}"
 
 
 def _draw_bars(axes: Axes, bars: Sequence[Bar], span: Span) -> None:
@@ -109,17 +110,17 @@ def _draw_bars(axes: Axes, bars: Sequence[Bar], span: Span) -> None:
         if bar.score is None:
             continue
         colour = REFERENCE if bar.is_reference else SUBJECT
-        axes.barh(row, bar.score.mean - span.low, THICKNESS, left=span.low, color=colour)
-        whiskers += _whisker(bar.score, row)
+        axes.barh(row, span.place(bar.score.mean), THICKNESS, color=colour)
+        whiskers += _whisker(span.place(bar.score.low), span.place(bar.score.high), row)
     if whiskers:
         axes.plot(*zip(*whiskers, strict=True), color=WHISKER, linewidth=1.4)
 
 
-def _whisker(score: Score, row: int) -> Iterator[tuple[float, float]]:
+def _whisker(low: float, high: float, row: int) -> Iterator[tuple[float, float]]:
     """Points of a line with a cap on both ends, and a gap behind it."""
     up, down = row - CAP, row + CAP
-    yield from ((score.low, up), (score.low, down), (score.low, row))
-    yield from ((score.high, row), (score.high, up), (score.high, down), (nan, nan))
+    yield from ((low, up), (low, down), (low, row))
+    yield from ((high, row), (high, up), (high, down), (nan, nan))
 
 
 def _inline(svg: bytes, height: int, label: str) -> ElementTree.Element:
@@ -129,8 +130,10 @@ def _inline(svg: bytes, height: int, label: str) -> ElementTree.Element:
     root.set("aria-label", printable(label))
     for found in drawing.iter():
         if found.tag in (f"{SVG}path", f"{SVG}text"):
-            kept = {name: found.attrib[name] for name in ("d", "x", "y") if name in found.attrib}
-            shape = ElementTree.SubElement(root, found.tag.removeprefix(SVG), kept)
+            shape = ElementTree.SubElement(root, found.tag.removeprefix(SVG))
+            for name in SHAPED_BY:
+                if name in found.attrib:
+                    shape.set(name, found.attrib[name])
             shape.text = found.text
             shape.set("style", _themed(found.attrib.get("style", "")))
     return root

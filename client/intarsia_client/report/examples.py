@@ -66,7 +66,7 @@ def _chosen(found: Mapping[int, Mapping[str, Json]], results: Results) -> list[E
 
 
 def _spread(rows: Sequence[Json], metric: str) -> float:
-    scores = [row["scores"][metric] for row in rows]
+    scores: list[float] = [row["scores"][metric] for row in rows]
     return max(scores) - min(scores)
 
 
