@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
@@ -21,6 +22,7 @@ from intarsia_client.tables import console
 from intarsia_client.types import Json
 
 LOOK_S = 0.2  # between looks at an evaluation
+BESIDE_FROM = {"earlier", "report", "is_json", "url", "api_key"}  # what --from goes with
 DATASET_ID = "data-"
 SPLITS = ("train", "validation", "test")
 
@@ -92,7 +94,7 @@ def evaluate(
     found = (
         _begun(client, subjects, data, metrics, options)
         if earlier is None
-        else _earlier(client, earlier, subjects, data)
+        else _earlier(client, earlier)
     )
     if detach:
         click.echo(found.id)
@@ -126,11 +128,12 @@ def _begun(
     )
 
 
-def _earlier(
-    client: Client, evaluation_id: str, subjects: tuple[Any, ...], data: tuple[str, ...]
-) -> Evaluation:
-    if subjects or data:
-        raise click.UsageError("--from is of an evaluation that has its subjects and data")
+def _earlier(client: Client, evaluation_id: str) -> Evaluation:
+    """UsageError beside what an evaluation has been told already."""
+    context = click.get_current_context()
+    for name in context.params.keys() - BESIDE_FROM:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--from is of an evaluation that has its own {name}")
     return client.evaluation(evaluation_id)
 
 
