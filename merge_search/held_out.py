@@ -78,5 +78,5 @@ def _tested(found: Evaluation, trial: Trial, metric: str) -> Tested:
 
 def _gain(compared: dict[str, float]) -> Gain:
     """The server told of the other less the best."""
-    delta, low, high = -compared["delta"], -compared["high"], -compared["low"]
+    delta, low, high = (0.0 - compared[name] for name in ("delta", "high", "low"))
     return Gain(delta, low, high, compared["p_value"])

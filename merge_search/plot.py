@@ -7,9 +7,11 @@ matplotlib's own classes, so nothing of it is set for the process.
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from merge_search.searching import SearchResult
 from merge_search.trials import Trial
@@ -32,7 +34,9 @@ def draw(result: SearchResult) -> Figure:
     axes.set_xlabel("trial", color=INK)
     axes.set_ylabel(f"{result.config.metric}, validation", color=INK)
     axes.tick_params(colors=INK, labelsize=8)
-    axes.legend(fontsize=8, frameon=False, labelcolor=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    told: dict[str, Any] = {"fontsize": 8, "frameon": False, "labelcolor": INK}
+    figure.legend(loc="outside upper center", ncols=3, **told)
     return figure
 
 
@@ -41,8 +45,9 @@ def _dots(axes: Axes, scored: Sequence[Trial]) -> None:
         (True, BASE, "D", "base, candidates, average"),
         (False, FAINT, "o", "searched"),
     ):
-        own = [t for t in scored if (t.kind in ("base", "candidate", "uniform")) == is_baseline]
-        xs, ys = [t.number for t in own], [t.score for t in own]
+        own = [t for t in scored if t.is_baseline == is_baseline]
+        points = [(each.number, each.score) for each in own if each.score is not None]
+        xs, ys = [number for number, _ in points], [score for _, score in points]
         axes.scatter(xs, ys, s=14, color=colour, marker=marker, label=label)
 
 

@@ -124,8 +124,8 @@ def _distribution(axis: Axis) -> Any:
 
 def _suggest(trial: "optuna.Trial", axis: Axis) -> float:
     if axis.choices is None:
-        return trial.suggest_float(axis.name, 0, 1)
-    return trial.suggest_categorical(axis.name, list(range(axis.choices)))
+        return float(trial.suggest_float(axis.name, 0, 1))
+    return int(trial.suggest_categorical(axis.name, list(range(axis.choices))))
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def summary_table(result: SearchResult) -> Table:
 def _shown(result: SearchResult) -> list[Trial]:
     higher_is_better = result.config.higher_is_better
     best = ranked(result.trials, higher_is_better=higher_is_better)[: result.config.top]
-    baselines = [t for t in result.trials if t.kind in ("base", "candidate", "uniform")]
+    baselines = [trial for trial in result.trials if trial.is_baseline]
     return [*best, *(trial for trial in baselines if trial not in best)]
 
 

@@ -123,7 +123,7 @@ def _tested(
     best: Trial,
     journal: Journal,
 ) -> list[Tested]:
-    baselines = [trial for trial in trials if trial.kind in ("base", "candidate", "uniform")]
+    baselines = [trial for trial in trials if trial.is_baseline]
     top = ranked(trials, higher_is_better=config.higher_is_better)[: config.top]
     chosen = [*baselines, *(trial for trial in top if trial not in baselines)]
     asked = [[each.identity for each in test], [each.number for each in chosen]]

@@ -47,19 +47,20 @@ class MethodSpace:
         return [*self.weights.axes(self.candidates), *own]
 
     def mix(self, places: Sequence[float]) -> Mix:
-        """The mix at these places of `axes`."""
+        """The mix at these places of `axes`; parameters that are the table's defaults go unsaid."""
         count = len(self.weights.axes(self.candidates))
         weights = self.weights.at(places[:count], len(self.candidates))
-        merge: dict[str, Any] = {"method": self.method, **self._values(places[count:])}
+        values, defaults = self._values(places[count:]), self._defaults
+        told = {name: value for name, value in values.items() if value != defaults[name]}
+        merge: dict[str, Any] = {"method": self.method, **told}
         if METHODS[self.method].takes_seed:
             merge["seed"] = self.seed
         return Mix(tuple(zip(self.candidates, weights, strict=True)), merge)
 
     def start(self) -> Coordinates:
         """Uniform weights and the table's defaults, or what is nearest to them."""
-        defaults = {each.name: each.default for each in METHODS[self.method].parameters}
         own = [
-            _place(each, defaults[name])
+            _place(each, self._defaults[name])
             for name, each in self.parameters.items()
             if not _is_fixed(each)
         ]
@@ -73,6 +74,10 @@ class MethodSpace:
         for chosen in self.weights.grid(len(self.candidates), steps):
             for rest in product(*own):
                 yield Coordinates(self.method, (*chosen, *rest))
+
+    @property
+    def _defaults(self) -> dict[str, Value | None]:
+        return {each.name: each.default for each in METHODS[self.method].parameters}
 
     def _values(self, places: Sequence[float]) -> dict[str, Value]:
         rest, values = iter(places), dict[str, Value]()

@@ -37,6 +37,11 @@ class Trial:
         """What evaluations call it."""
         return BASE if self.kind == "base" else f"trial-{self.number}"
 
+    @property
+    def is_baseline(self) -> bool:
+        """What anyone would try without a search."""
+        return self.kind in ("base", "candidate", "uniform")
+
     def scored(self, score: float | None) -> "Trial":
         return replace(self, score=score)
 

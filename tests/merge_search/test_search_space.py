@@ -97,7 +97,7 @@ def test_every_number_of_the_table_has_a_usual_range_inside_its_bounds() -> None
 def test_the_scale_is_searched_only_where_weights_do_not_scale() -> None:
     assert "lambda" not in [axis.name for axis in space_of("task_arithmetic").axes]
     assert "lambda" in [axis.name for axis in space_of("task_arithmetic", SUMMED).axes]
-    asked = space_of("task_arithmetic", **{"lambda": Range(0.5, 2)})
+    asked = space_of("task_arithmetic", FREE, **{"lambda": Range(0.5, 2)})
     assert "lambda" in [axis.name for axis in asked.axes]
 
 
