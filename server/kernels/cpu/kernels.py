@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adapters_store.adapter import WeightDelta
+from adapters_store.adapter import DenseDelta, WeightDelta
 from server.kernels.cpu import attention, glue, products
 from server.kernels.cpu.deltas import add_deltas
 from server.kernels.cpu.logits import summarize
@@ -42,10 +42,18 @@ class CpuKernels(ReferenceKernels):
         return products.pack(weight)
 
     def operand(self, delta: WeightDelta) -> Operand:
-        return compile_delta(delta) if can_compile(delta) else super().operand(delta)
+        if can_compile(delta):
+            return compile_delta(delta)
+        if isinstance(delta, DenseDelta):
+            return products.PackedDelta.of(delta)
+        return super().operand(delta)
 
     def operand_bytes(self, delta: WeightDelta) -> int:
-        return compiled_bytes(delta) if can_compile(delta) else super().operand_bytes(delta)
+        if can_compile(delta):
+            return compiled_bytes(delta)
+        if isinstance(delta, DenseDelta):
+            return products.packed_bytes(delta)
+        return super().operand_bytes(delta)
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         return products.product(x, weight)
@@ -77,7 +85,7 @@ class CpuKernels(ReferenceKernels):
         return output
 
     def silu_gate(self, gate_up: Tensor) -> Tensor:
-        output = gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2)
+        output = gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2)
         glue.silu_gate(gate_up.numpy(), self._threads_for(output), output.numpy())
         return output
 
@@ -92,7 +100,7 @@ class CpuKernels(ReferenceKernels):
     ) -> Tensor:
         keys, values = _in_memory_order(key_cache, value_cache)
         num_heads = heads.shape[1] - 2 * key_cache.shape[2]
-        query = heads.new_empty(len(heads), num_heads, heads.shape[2])
+        query = heads.new_empty(heads.shape[0], num_heads, heads.shape[2])
         glue.rotate_and_cache(
             heads.numpy(),
             cos.numpy(),

@@ -6,11 +6,15 @@ takes longer than the product; so rows are filled up to one of few numbers. One 
 another kernel that sums in another order: it is computed as two.
 """
 
+from dataclasses import dataclass
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from adapters_store.adapter import DenseDelta
+from adapters_store.canonical import round_to_fp32
 
 STEPS = ((8, 2), (32, 4), (64, 8), (128, 16), (256, 32))  # up to so many rows, multiples of
 MOST_ROWS = 256  # of one call; more are split
@@ -27,6 +31,28 @@ def can_pack() -> bool:
         return False
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedDelta:
+    """A dense delta as one more weight. Satisfies `ReferenceOperand`."""
+
+    weight: Tensor
+    scale: float
+    num_bytes: int
+
+    @classmethod
+    def of(cls, delta: DenseDelta) -> "PackedDelta":
+        weight = pack(delta.delta.float())
+        return cls(weight, round_to_fp32(delta.scale), packed_bytes(delta))
+
+    def product(self, x: Tensor) -> Tensor:
+        return self.scale * product(x, self.weight)
+
+
+def packed_bytes(delta: DenseDelta) -> int:
+    """Bytes of `PackedDelta.of(delta)`, which is not made for it."""
+    return delta.delta.numel() * torch.float32.itemsize
+
+
 def pack(weight: Tensor) -> Tensor:
     """`weight [out, in]` for `product`; as it is where it cannot be packed."""
     return _pack(weight) if can_pack() else weight
@@ -36,13 +62,13 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     """`x @ weight.T` of fp32 rows `x [n, in]` and what `pack` made: `[n, out]`."""
     if not weight.is_mkldnn:
         return F.linear(x, weight)
-    if len(x) <= MOST_ROWS:
+    if x.shape[0] <= MOST_ROWS:
         return _filled_product(x, weight)
     return torch.cat([_filled_product(rows, weight) for rows in x.split(MOST_ROWS)])
 
 
 def _filled_product(x: Tensor, weight: Tensor) -> Tensor:
-    rows = len(x)
+    rows = x.shape[0]  # len() of a tensor takes longer than some products
     wanted = _filled(rows)
     if wanted == rows:
         return _multiply(x, weight)
