@@ -24,10 +24,8 @@ from rich.console import Console
 from rich.table import Table
 from rouge_score.rouge_scorer import RougeScorer
 
-from adapters_store.exporters.peft_shira import write_shira
-from adapters_store.files import read
 from examples.expert_table import EXPERTS
-from examples.processes import Processes
+from examples.processes import INTARSIA, Processes
 from examples.task_rows import TaskRows
 from loadtests.evaluation.mixed import Costs, costs
 from loadtests.servers import running_server
@@ -118,9 +116,10 @@ def _theirs(
 ) -> dict[str, Any]:
     """Seconds and answers of PEFT's loop, in a process of its own."""
     for name in names:
-        write_shira(read(ADAPTERS / f"{name}.safetensors"), scratch / name)
+        export = [INTARSIA, "export", "--to", "peft-shira", "--out", str(scratch / name)]
+        subprocess.run([*export, str(ADAPTERS / f"{name}.safetensors")], check=True)
     out = scratch / "peft.json"
-    command = [sys.executable, "-m", "loadtests.evaluation.in_peft", "--out", str(out)]
+    command = [sys.executable, "-m", "loadtests.rivals.peft_matrix", "--out", str(out)]
     command += ["--base", str(DATA_DIR / "demo-base"), "--batch", str(asked.batch)]
     command += ["--max-tokens", str(asked.max_tokens)]
     command += [word for name in names for word in ("--adapter", f"{name}={scratch / name}")]

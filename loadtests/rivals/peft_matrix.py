@@ -1,6 +1,6 @@
 """The other side of the matrix: PEFT's adapters in transformers' own model, switched in a loop.
 
-    python -m loadtests.evaluation.in_peft --base DIR --adapter NAME=DIR --rows TASK=FILE --out FILE
+    python -m loadtests.rivals.peft_matrix --base DIR --adapter NAME=DIR --rows TASK=FILE --out FILE
 
 Each adapter is merged into the weights for its turn, which is PEFT's fastest way. Writes what each
 subject answered to each row, and the seconds of it all. Nothing of this product takes part: prompts

@@ -1,0 +1,1 @@
+"""Other software at the same work, each in a process of its own."""
