@@ -26,16 +26,16 @@ def spans(svg: Node, style: str) -> list[tuple[float, float]]:
 def test_bars_and_whiskers_are_as_long_as_their_numbers() -> None:
     bars = [Bar("base", Score(25, 20, 50), True), Bar("a", Score(50, 40, 100), False)]
     svg = drawn(bars, Span(100, False))
-    assert spans(svg, "fill:var(--bar-reference)") == [(LEFT, pytest.approx(LEFT + ROOM / 4))]
-    assert spans(svg, "fill:var(--bar)") == [(LEFT, pytest.approx(LEFT + ROOM / 2))]
+    assert spans(svg, "fill:var(--bar-reference)") == [pytest.approx((LEFT, LEFT + ROOM / 4))]
+    assert spans(svg, "fill:var(--bar)") == [pytest.approx((LEFT, LEFT + ROOM / 2))]
     (ends,) = spans(svg, "fill:none;stroke:var(--ink)")
-    assert ends == (pytest.approx(LEFT + ROOM / 5), pytest.approx(LEFT + ROOM))
+    assert ends == pytest.approx((LEFT + ROOM / 5, LEFT + ROOM))
 
 
 def test_a_logarithmic_axis_begins_at_one() -> None:
     svg = drawn([Bar("a", Score(100, 100, 100), False)], Span(10_000, True), "perplexity")
     (ends,) = spans(svg, "fill:var(--bar)")
-    assert ends == (LEFT, pytest.approx(LEFT + ROOM / 2))
+    assert ends == pytest.approx((LEFT, LEFT + ROOM / 2))
 
 
 @pytest.mark.parametrize(

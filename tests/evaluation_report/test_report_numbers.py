@@ -53,6 +53,7 @@ def test_any_text_can_be_shown(text: str) -> None:
     assert all(char in "\n\t" or ord(char) >= 32 for char in shown)
     assert len(shown) == len(text)
     assert printable(shown) == shown
+    assert not {"\u202e", "\u2066"} & {*shown}
 
 
 @given(st.text(st.characters(exclude_categories=())), st.integers(3, 40))

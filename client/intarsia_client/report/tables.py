@@ -119,7 +119,7 @@ class Tables:
         }
         if not any(found.values()):
             return None
-        gains = {(s, task): self._gain(s, task) for (s, task), each in found.items() if each}
+        gains = {place: self._gain(each, *place) for place, each in found.items() if each}
         largest = max(map(abs, gains.values()))
 
         def cell(subject: str, task: str | None) -> HeatCell | None:
@@ -132,8 +132,10 @@ class Tables:
         rows = [(s, [cell(s, task) for task in self.columns]) for s in others]
         return HeatMap("d", self.columns, rows, self._delta_ends(largest))
 
-    def _gain(self, subject: str, task: str | None) -> float:
+    def _gain(self, difference: Difference, subject: str, task: str | None) -> float:
         """How much better than the reference, where equal steps look alike."""
+        if not self.measure.is_ratio:
+            return self.measure.merit(difference.delta)
         own = self.results.score(self.metric, subject, task)
         other = self.results.score(self.metric, str(self.results.reference), task)
         assert own, "a difference is of two scores"

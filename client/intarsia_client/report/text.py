@@ -7,12 +7,14 @@ import unicodedata
 
 KEPT_CONTROLS = "\n\t"
 REPLACEMENT = "\ufffd"
+TURNS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 CONTROL_PICTURES, PICTURE_OF_DELETE = 0x2400, "\u2421"
 ELLIPSIS = "…"
 
 
 def printable(text: str) -> str:
-    """Control characters as their pictures; what no document may hold as U+FFFD."""
+    """Control characters as their pictures; as U+FFFD what no document may hold, and what turns
+    the direction of what follows, with which one name can be made to look like another."""
     return "".join(map(_printable, text))
 
 
@@ -25,7 +27,8 @@ def _printable(char: str) -> str:
     if code == 0x7F:
         return PICTURE_OF_DELETE
     is_noncharacter = 0xFDD0 <= code <= 0xFDEF or code & 0xFFFE == 0xFFFE
-    return REPLACEMENT if unicodedata.category(char) in ("Cc", "Cs") or is_noncharacter else char
+    is_unfit = unicodedata.category(char) in ("Cc", "Cs") or is_noncharacter or code in TURNS
+    return REPLACEMENT if is_unfit else char
 
 
 def shortened(name: str, columns: int) -> str:
