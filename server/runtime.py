@@ -66,6 +66,8 @@ def build_runtime(
         PageRoom(blocks, page_bytes, cache.forget).connect(memory)
     report(f"loading the weights of {checkpoint.name} as {dtype} on {device}")
     model = load_model(checkpoint, dtype, device, kernels)
+    report("making the kernels ready, which takes some seconds when it is done for the first time")
+    kernels.warm_up(weight for _, weight in model.weights.linears())
     eos = checkpoint.eos_token_ids
     runner = ModelRunner(model, cache, config.page_size, memory.get, eos)
     engine = Engine(config, runner, TextCodec(checkpoint.tokenizer).decode, eos, blocks)

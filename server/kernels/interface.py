@@ -5,7 +5,7 @@ tolerance of the test that runs both. Symbols: T tokens in the step, S sequences
 K key/value heads, D head size, P pages, L tokens per page.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -76,6 +76,9 @@ class Kernels(Protocol):
 
     def pack(self, weight: Tensor) -> Tensor:
         """A base weight `[out, in]` laid out for `linear`, once, when a model is loaded."""
+
+    def warm_up(self, weights: Iterable[Tensor]) -> None:
+        """Do ahead what the first steps of a model with these packed weights would wait for."""
 
     def embed(self, token_ids: Tensor, weight: Tensor) -> Tensor:
         """Rows of `weight [vocab, hidden]`: `[T, hidden]`."""

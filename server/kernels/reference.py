@@ -4,7 +4,7 @@ Nothing here knows of requests, adapters or models. Where speed and clarity part
 except that temporary memory is bounded and no operation loops over tokens or entries in Python.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -35,6 +35,9 @@ class ReferenceKernels:
 
     def pack(self, weight: Tensor) -> Tensor:
         return weight
+
+    def warm_up(self, weights: Iterable[Tensor]) -> None:
+        pass
 
     def embed(self, token_ids: Tensor, weight: Tensor) -> Tensor:
         return F.embedding(token_ids, weight)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from server.kernels.cpu import products
+from server.kernels.cpu.kernels import CpuKernels
 
 SHAPES = {"phi3-like": (192, 64), "odd": (67, 35), "wide": (1000, 48), "deep": (64, 1536)}
 COUNTS = [1, 2, 3, 7, 16, 31, 33, 64, 65, 129, 255, 257, 300]
@@ -63,3 +64,12 @@ def test_numbers_of_rows_are_few_and_never_fewer_than_asked() -> None:
     filled = [products._filled(rows) for rows in range(1, products.MOST_ROWS + 1)]
     assert all(rows <= made for rows, made in enumerate(filled, 1))
     assert len(set(filled)) <= 24
+
+
+def test_warming_up_leaves_weights_as_they_are() -> None:
+    kernels = CpuKernels()
+    weight = kernels.pack(torch.randn(64, 32, generator=torch.Generator().manual_seed(4)))
+    x = torch.ones(3, 32)
+    before = kernels.linear(x, weight, None)
+    kernels.warm_up([weight, weight])
+    assert torch.equal(kernels.linear(x, weight, None), before)

@@ -4,7 +4,7 @@ What is not written here is the reference's. Beside the rest, `linear` knows tha
 packed by `pack`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +23,7 @@ from server.kernels.cpu.operands import (
     window_rows,
 )
 from server.kernels.cpu.threads import can_share_threads
+from server.kernels.cpu.warming import call_all, multiply_by
 from server.kernels.interface import AttentionBatch, DeltaBatch, LogitSummary, Operand
 from server.kernels.reference import ReferenceKernels
 
@@ -40,6 +41,11 @@ class CpuKernels(ReferenceKernels):
 
     def pack(self, weight: Tensor) -> Tensor:
         return products.pack(weight)
+
+    @torch.inference_mode()
+    def warm_up(self, weights: Iterable[Tensor]) -> None:
+        call_all(self)
+        multiply_by(self, weights)
 
     def operand(self, delta: WeightDelta) -> Operand:
         if can_compile(delta):

@@ -1,0 +1,39 @@
+"""One small call of everything compiled, so that no request waits for the compiler.
+
+Code that an earlier start left on disk is read in well under a second.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from adapters_store.adapter import BiasDelta
+from server.kernels.interface import AttentionBatch, DeltaBatch, Kernels
+
+ROWS = (2, 4, 8, 16, 32, 64, 256)  # for which oneDNN makes its kernels ahead
+HEADS, KV_HEADS, SIZE, PAGE = 2, 1, 32, 16
+
+
+def call_all(kernels: Kernels) -> None:
+    """Call every operation once, on numbers of its own."""
+    place = torch.zeros(1, dtype=torch.int64)
+    weight = kernels.pack(torch.zeros(2 * SIZE, SIZE))
+    bias = BiasDelta(layer="any", shape=(2 * SIZE, SIZE), bias=torch.zeros(2 * SIZE))
+    deltas = DeltaBatch([[kernels.operand(bias)]], [0, 1], place, torch.ones(1))
+    x = kernels.rms_norm(torch.ones(1, SIZE), torch.ones(SIZE), 1e-5)
+    kernels.summarize(kernels.silu_gate(kernels.linear(x, weight, deltas)))
+    keys = torch.zeros(1, KV_HEADS, SIZE, PAGE).permute(0, 3, 1, 2)
+    values = torch.zeros(1, KV_HEADS, PAGE, SIZE).permute(0, 2, 1, 3)
+    heads, turn = torch.zeros(1, HEADS + 2 * KV_HEADS, SIZE), torch.zeros(1, SIZE)
+    query = kernels.rotate_and_cache(heads, turn, turn, place, keys, values)
+    batch = AttentionBatch([0, 1], [1], torch.zeros(1, 1, dtype=torch.int64), place)
+    kernels.attention(query, keys, values, batch, scale=1.0, sliding_window=None)
+
+
+def multiply_by(kernels: Kernels, weights: Iterable[Tensor]) -> None:
+    """Multiply by one of the packed `weights` of every shape."""
+    shapes = {weight.shape: weight for weight in weights}
+    for shape, weight in shapes.items():
+        for rows in ROWS:
+            kernels.linear(torch.zeros(rows, shape[1]), weight, None)
