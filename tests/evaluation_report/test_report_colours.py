@@ -50,6 +50,8 @@ def test_better_is_blue_and_worse_is_red(is_dark: bool) -> None:
     for index, (red, blue) in enumerate((int(p[1:3], 16), int(p[5:], 16)) for p, _ in found):
         if abs(index - colours.MIDDLE) > 2:
             assert (blue > red) == (index > colours.MIDDLE)
+    equal, _ = found[colours.MIDDLE]
+    assert equal[1:3] == equal[3:5] == equal[5:]
 
 
 @pytest.mark.parametrize("is_dark", [LIGHT, DARK], ids=["light", "dark"])

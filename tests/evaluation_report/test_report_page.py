@@ -1,6 +1,7 @@
 """The report as a page: whole, of the right numbers, and deaf to what others wrote into it."""
 
 import copy
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,15 @@ def test_scores_are_those_of_the_json(document: Node) -> None:
                 found = difference["metrics"][metric]
                 expected += [found["delta"], found["p_value"]]
             assert values(table[each["subject"], each["task"] or "all tasks"]) == expected
+
+
+def test_what_is_shown_is_the_number_rounded(document: Node) -> None:
+    for each in document.all("data"):
+        shown = re.search(r"[\d.]+(e\d+)?", each.text.replace(",", ""))
+        assert shown, each.text
+        value = float(each.attributes["value"])
+        assert float(shown[0]) == pytest.approx(abs(value), abs=0.051)
+        assert ("\u2212" in each.text) == (value < 0 and float(shown[0]) > 0)
 
 
 def test_heat_maps_are_those_of_the_json(document: Node) -> None:

@@ -18,6 +18,7 @@ SCALES = (
     ("s", "Blues", (0.04, 0.86), "Blues_r", (0.02, 0.72)),
     ("d", "RdBu", (0.12, 0.88), "berlin_r", (0.12, 0.88)),
 )
+EQUAL = {False: "#f7f7f7", True: "#121212"}  # no hue at all: a dark map's middle has one
 
 
 def step(share: float) -> int:
@@ -41,7 +42,10 @@ def _rules(is_dark: bool) -> Iterator[str]:
         colours, (low, high) = (dark, dark_part) if is_dark else (light, light_part)
         for index in range(NUM_STEPS):
             share = low + (high - low) * index / (NUM_STEPS - 1)
-            background = to_hex(matplotlib.colormaps[colours](share))
+            is_equal = name == "d" and index == MIDDLE
+            background = (
+                EQUAL[is_dark] if is_equal else to_hex(matplotlib.colormaps[colours](share))
+            )
             yield f".{name}{index}{{background:{background};color:{ink_on(background)}}}"
 
 

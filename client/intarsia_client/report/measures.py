@@ -21,8 +21,10 @@ class Measure:
     is_ratio: bool = False  # apart by factors, as perplexities are
 
     @property
-    def better(self) -> str:
-        return "higher is better" if self.higher_is_better else "lower is better"
+    def meaning(self) -> str:
+        """The unit, where it is not the metric itself, and which way is better."""
+        better = "higher is better" if self.higher_is_better else "lower is better"
+        return better if self.is_ratio else f"in {self.unit}, {better}"
 
     def show(self, value: float) -> str:
         if abs(value) >= LARGEST_PLAIN:
