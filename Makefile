@@ -40,6 +40,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m loadtests.throughput
 
 microbench: $(VENV)/.dev
+	$(BIN)/python -m loadtests.micro.cpu_kernels
+	$(BIN)/python -m loadtests.micro.decode_step
 	$(BIN)/python -m loadtests.micro.merging
 
 clean:

@@ -1,0 +1,126 @@
+"""Where the time of one step goes: each kernel, and what is left for everything else.
+
+    python -m loadtests.micro.decode_step [--kernels cpu reference] [--checkpoint data/demo-base]
+
+Steps of so many sequences with so much context, greedy, with log-probabilities as `make bench`
+asks for. The sides take turns. The last line is JSON.
+"""
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from server.engine.runner import ModelRunner
+from server.engine.sampling_params import SamplingParams
+from server.engine.scheduler import ScheduledBatch, ScheduledSequence
+from server.engine.sequence import GenerationRequest, Sequence
+from server.kernels.cpu.kernels import CpuKernels
+from server.kernels.reference import ReferenceKernels
+from server.model.checkpoint import Checkpoint, open_checkpoint
+from server.model.kv_cache import allocate
+from server.model.load import load_model
+
+PAGE, NUM_PAGES, REPEATS = 16, 1200, 9
+STEPS = ((1, 64, 1), (8, 64, 1), (32, 64, 1), (32, 512, 1), (1, 512, 512))
+KINDS: dict[str, Callable[[], Any]] = {
+    "cpu": CpuKernels,
+    "reference": lambda: ReferenceKernels("cpu"),
+}
+
+
+class Timed:
+    """Kernels that add up the milliseconds spent in each of their operations."""
+
+    def __init__(self, kernels: Any) -> None:
+        self._kernels = kernels
+        self.ms: dict[str, float] = defaultdict(float)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._kernels, name)
+        return self._timed(name, found) if callable(found) else found
+
+    def _timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            result = call(*args, **kwargs)
+            self.ms[name] += (time.perf_counter() - start) * 1e3
+            return result
+
+        return timed
+
+
+def main() -> None:
+    arguments = _arguments()
+    checkpoint = open_checkpoint(str(arguments.checkpoint))
+    sides = {name: _side(checkpoint, KINDS[name]()) for name in arguments.kernels}
+    rows = [(name, case, ms) for case in STEPS for name, ms in _measure(sides, case).items()]
+    table = Table("kernels", "sequences", "context", "new", "ms", "tok/s", "of it, ms")
+    for name, (count, context, new), ms in rows:
+        parts = ", ".join(f"{part} {spent:.1f}" for part, spent in ms.items() if part != "step")
+        rate = f"{count * new / ms['step'] * 1e3:.0f}"
+        table.add_row(name, *map(str, (count, context, new)), f"{ms['step']:.1f}", rate, parts)
+    Console().print(table)
+    print(json.dumps([{"kernels": name, "step": case, "ms": ms} for name, case, ms in rows]))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kernels", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--checkpoint", type=Path, default=Path("data/demo-base"))
+    return parser.parse_args()
+
+
+def _side(checkpoint: Checkpoint, kernels: Any) -> tuple[Timed, ModelRunner]:
+    timed = Timed(kernels)
+    model = load_model(checkpoint, torch.float32, "cpu", timed)
+    cache = allocate(checkpoint.config, NUM_PAGES, PAGE, torch.float32, "cpu")
+    return timed, ModelRunner(model, cache, PAGE, _no_adapters, checkpoint.eos_token_ids)
+
+
+def _no_adapters(digest: str) -> Any:
+    raise AssertionError(f"nobody asks for {digest}")
+
+
+def _measure(
+    sides: dict[str, tuple[Timed, ModelRunner]], case: tuple[int, int, int]
+) -> dict[str, dict[str, float]]:
+    """Medians of each side's milliseconds: of the step, of each kernel, of everything else."""
+    batch = _batch(*case)
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+    for _ in range(REPEATS + 1):
+        for name, (timed, runner) in sides.items():
+            timed.ms.clear()
+            start = time.perf_counter()
+            runner.run(batch)
+            step = (time.perf_counter() - start) * 1e3
+            found[name].append({"step": step, **timed.ms, "else": step - sum(timed.ms.values())})
+    return {
+        name: {part: median(one[part] for one in own[1:]) for part in own[-1]}
+        for name, own in found.items()
+    }
+
+
+def _batch(count: int, context: int, new: int) -> ScheduledBatch:
+    pages = -(-context // PAGE)
+    entries = []
+    for index in range(count):
+        prompt = tuple((index * 37 + position * 11) % 40000 + 5 for position in range(context))
+        sampling = SamplingParams(max_tokens=99, temperature=0, logprobs=0)
+        sequence = Sequence.start(GenerationRequest(str(index), prompt, sampling))
+        sequence.pages = list(range(index * pages, (index + 1) * pages))
+        sequence.num_computed = context - new
+        entries.append(ScheduledSequence(sequence, context - new, new))
+    return ScheduledBatch(tuple(entries))
+
+
+if __name__ == "__main__":
+    main()
