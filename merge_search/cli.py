@@ -79,6 +79,7 @@ def _number_or_word(text: str) -> float | str:
 @click.option("--max-tokens", type=click.IntRange(min=1), help="of an answer")
 @click.option("--chat", is_flag=True, help="ask through the chat template")
 @click.option("--limit", type=click.IntRange(min=1), help="rows of each validation set")
+@click.option("--test-limit", type=click.IntRange(min=1), help="rows of each test set")
 @click.option(
     "-o",
     "--out",

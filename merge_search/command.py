@@ -34,6 +34,8 @@ def run(
             plot.write(result, out / PLOT)
         terminal = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
         terminal.print(report.summary_table(result))
+        for trial in report.shown(result):
+            terminal.print(f"{trial.number}: {trial.mix.call}")
         for remark in report.remarks(result):
             terminal.print(remark)
         click.echo(json.dumps(result.recipe))

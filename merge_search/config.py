@@ -74,6 +74,7 @@ class SearchConfig(Part):
     top: Positive = 3
     prompt_mode: Literal["raw", "chat"] = "raw"
     limit: Positive | None = None
+    test_limit: Positive | None = None
     generation: dict[str, Any] = {}
     priority: int | None = Field(None, ge=0)
 

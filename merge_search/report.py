@@ -51,19 +51,19 @@ def result_json(result: SearchResult) -> dict[str, Any]:
 
 def summary_table(result: SearchResult) -> Table:
     """The best trials and the baselines: validation, and where there are test rows also those."""
-    table = Table("trial", "validation", box=None)
-    if result.tested:
-        for column in ("test", "best less it", "p"):
-            table.add_column(column, no_wrap=True)
-    table.add_column("what", overflow="fold")
+    compared = ("test", "best less it", "p") if result.tested else ()
+    table = Table("trial", "kind", "validation", *compared, box=None)
+    for column in table.columns:
+        column.no_wrap = True
     tested = {each.trial.number: each for each in result.tested}
-    for trial in _shown(result):
+    for trial in shown(result):
         own = _test_cells(tested.get(trial.number)) if tested else []
-        table.add_row(str(trial.number), _number(trial.score), *own, trial.mix.call)
+        table.add_row(str(trial.number), trial.kind, _number(trial.score), *own)
     return table
 
 
-def _shown(result: SearchResult) -> list[Trial]:
+def shown(result: SearchResult) -> list[Trial]:
+    """The best trials, then the baselines, each once."""
     higher_is_better = result.config.higher_is_better
     best = ranked(result.trials, higher_is_better=higher_is_better)[: result.config.top]
     baselines = [trial for trial in result.trials if trial.is_baseline]

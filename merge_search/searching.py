@@ -23,7 +23,7 @@ from merge_search.trials import Trial, best_of, first_trials, ranked
 
 JOURNAL = "journal.jsonl"
 # What may change from one start of a search to the next; everything else makes it another one.
-FREE = {"test", "trials", "minutes", "top", "priority", "candidates", "data"}
+FREE = {"test", "test_limit", "trials", "minutes", "top", "priority", "candidates", "data"}
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,6 @@ def _tested(
     baselines = [trial for trial in trials if trial.is_baseline]
     top = ranked(trials, higher_is_better=config.higher_is_better)[: config.top]
     chosen = [*baselines, *(trial for trial in top if trial not in baselines)]
-    asked = [[each.identity for each in test], [each.number for each in chosen]]
-    scorer = _scorer(client, config.model_copy(update={"limit": None}), test)
+    asked = [[each.identity for each in test], [each.number for each in chosen], config.test_limit]
+    scorer = _scorer(client, config.model_copy(update={"limit": config.test_limit}), test)
     return score_trials(scorer, chosen, best, journal, sha256_of(asked))

@@ -9,7 +9,7 @@ from merge_search.config import SearchConfig, read_config
 from merge_search.parameters import USUAL
 
 TEXT = (Path(__file__).parents[2] / "docs" / "search.md").read_text()
-IN_WORDS = {"weights": "low 0, high 1.5", "parameters": "none", "limit": "all"}
+IN_WORDS = {"weights": "low 0, high 1.5", "parameters": "none", "limit": "all", "test_limit": "all"}
 SERVERS = dict.fromkeys(("generation", "priority"), "the server's")
 
 

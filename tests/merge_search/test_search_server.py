@@ -238,6 +238,7 @@ def test_the_command_searches_a_grid_and_keeps_the_best(
     assert result.exit_code == 0, result.output
     *table, recipe, published = result.output.splitlines()
     assert "best less it" in table[0]
+    assert "1: one@1" in table
     assert published == "published found/grid@1"
     body = {"model": "tiny", "prompt": "setting", "max_tokens": 2, **json.loads(recipe)}
     assert httpx.post(f"{server.url}/v1/completions", json=body).status_code == 200

@@ -148,6 +148,7 @@ def test_a_line_that_was_cut_short_is_written_anew(path: Path) -> None:
     assert run(path, again := Scorer()) == whole
     assert again.begun == []
     assert path.read_bytes().count(b"\n") == written.count(b"\n")
+    assert run(path, Scorer()) == whole  # nothing of the piece is left
 
 
 def test_more_trials_go_on_from_those_that_are_made(path: Path) -> None:
