@@ -1,21 +1,13 @@
 """A search of a real server: rounds as evaluations, tested, told, kept, and gone on with."""
 
-import csv
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from click.testing import CliRunner, Result
-from evaluation_runs import jsonl, rows_of
 from intarsia_client import Client, Evaluation
-from servers import RunningServer, running_server
-from tiny_models import make_tiny_checkpoint
 
-from merge_search.cli import search as command
 from merge_search.config import SearchConfig
 from merge_search.errors import JournalRefused, SearchRefused
 from merge_search.publishing import publish, told_in_metadata
@@ -23,31 +15,6 @@ from merge_search.report import remarks, result_json
 from merge_search.searching import SearchResult, search
 
 NAMES = ["one", "two", "three"]
-ROWS = [{**row, "prompt": f"{row['prompt']} again"} for row in rows_of(8)]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    base = make_tiny_checkpoint(tmp_path_factory.mktemp("base") / "tiny")
-    with running_server(base) as started:
-        for seed, name in enumerate(NAMES):
-            started.publish(name, "element", seed)
-        yield started
-
-
-@pytest.fixture(scope="module")
-def client(server: RunningServer) -> Iterator[Client]:
-    with Client(server.url) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Validation and test rows."""
-    directory = tmp_path_factory.mktemp("rows")
-    for name, rows in {"seen": ROWS[:4], "unseen": ROWS[4:]}.items():
-        (directory / f"{name}.jsonl").write_bytes(jsonl(rows))
-    return {name: str(directory / f"{name}.jsonl") for name in ("seen", "unseen")}
 
 
 def config_of(files: dict[str, str], **fields: Any) -> SearchConfig:
@@ -215,78 +182,3 @@ def test_what_cannot_be_searched_is_refused_before_anything_is_evaluated(
         search(client, config_of(files, **texts), tmp_path)
     assert refused.value.field == field
     assert len(client.evaluations()) == before
-
-
-# The command
-
-
-def run(server: RunningServer, out: Path, *args: str) -> Result:
-    return CliRunner().invoke(command, [*args, "--url", server.url, "--out", str(out)])
-
-
-def test_the_command_searches_a_grid_and_keeps_the_best(
-    server: RunningServer, files: dict[str, str], tmp_path: Path
-) -> None:
-    told = tmp_path / "search.toml"
-    told.write_text(f"candidates = ['one', 'two']\ndata = ['{files['seen']}']\nmetric = 'loss'\n")
-    result = run(
-        server,
-        tmp_path / "out",
-        *("--config", str(told), "--test", files["unseen"], "--trials", "20"),
-        *("--method", "linear", "--sum", "1", "--grid", "4", "--publish", "found/grid"),
-    )
-    assert result.exit_code == 0, result.output
-    *table, recipe, published = result.output.splitlines()
-    assert "best less it" in table[0]
-    assert "1: one@1" in table
-    assert published == "published found/grid@1"
-    body = {"model": "tiny", "prompt": "setting", "max_tokens": 2, **json.loads(recipe)}
-    assert httpx.post(f"{server.url}/v1/completions", json=body).status_code == 200
-    with (tmp_path / "out" / "trials.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert {row["one@1"] for row in rows} >= {"0.3333", "0.6667"}
-    assert (tmp_path / "out" / "scores.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "out" / "result.json").is_file()
-
-
-@pytest.mark.parametrize(
-    ("args", "status", "told"),
-    [
-        ((), 1, "candidates: "),
-        (("one", "--data", "sums", "-p", "density"), 2, "NAME=VALUES"),
-        (("one", "--data", "sums", "--weights", "1"), 2, "LOW:HIGH"),
-        (("one", "--data", "sums", "--weights", "2:1"), 1, "weights"),
-        (("one", "--data", "sums", "--weights", "0:1", "--sum", "1"), 2, "--sum"),
-        (("one", "--data", "sums", "--method", "soup"), 1, "methods: "),
-    ],
-)
-def test_the_command_names_what_is_wrong(
-    server: RunningServer, tmp_path: Path, args: tuple[str, ...], status: int, told: str
-) -> None:
-    result = run(server, tmp_path / "out", *args)
-    assert result.exit_code == status
-    assert told in result.output
-
-
-def test_flags_come_before_the_file(tmp_path: Path) -> None:
-    from merge_search.config import read_config
-
-    file = tmp_path / "search.toml"
-    file.write_text(
-        'candidates = ["a", "b"]\ndata = ["sums"]\ntrials = 9\n'
-        "[weights]\nsum = 1\n[parameters]\ndensity = {low = 0.1, high = 0.9, log = true}\n"
-    )
-    found = read_config(file, {"trials": 30})
-    assert (found.trials, found.weights.sum, found.candidates) == (30, 1, ("a", "b"))
-    space = found.model_copy(update={"methods": ("magnitude_prune",)}).space(("a@1", "b@1"))
-    axes = [axis.name for axis in space.methods["magnitude_prune"].axes]
-    assert axes == ["weight a@1", "density"]
-
-
-@pytest.mark.parametrize("text", ["trials = ", "[weights]\nsum = 1\nhigh = 2", "rounds = 3"])
-def test_a_file_that_does_not_do_is_refused(tmp_path: Path, text: str) -> None:
-    from merge_search.config import read_config
-
-    (tmp_path / "search.toml").write_text(text)
-    with pytest.raises(SearchRefused):
-        read_config(tmp_path / "search.toml", {"candidates": ["a"], "data": ["b"]})

@@ -93,14 +93,6 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "journal.jsonl"
 
 
-def test_the_first_trials_are_what_anyone_would_try() -> None:
-    found = first_trials(make_space(("average", "ties")), NAMES)
-    assert [each.kind for each in found] == ["base", "candidate", "candidate", "uniform", "start"]
-    assert [each.mix.call for each in found][:4] == ["base", *NAMES, "average(sql@1, chat@2)"]
-    assert found[3].at is not None  # it is also where `average` starts, and is tried once
-    assert [each.number for each in found] == list(range(5))
-
-
 def test_a_search_beats_where_it_starts_and_comes_near_the_top(path: Path) -> None:
     trials = run(path, Scorer(), Limits(trials=120, batch=8))
     best = best_of(trials, higher_is_better=True)
@@ -187,12 +179,6 @@ def test_the_base_is_scored_but_is_no_mix_to_choose(path: Path) -> None:
     assert trials[0].score == 0
     assert best is not None
     assert best.mix.call == NAMES[0]  # of equals the first
-
-
-def test_lower_may_be_better() -> None:
-    trials = [Trial(n, "search", Mix((("a", n),)), None, s) for n, s in enumerate([2.0, 1.0])]
-    best = best_of(trials, higher_is_better=False)
-    assert best == trials[1]
 
 
 def test_no_round_begins_that_would_end_too_late(path: Path) -> None:
