@@ -148,6 +148,7 @@ TABLE: Mapping[type[Exception], Row] = {
     JobCancelled: Row(409, "conflict_error", "job_cancelled"),
     evaluations.DataSetInUse: Row(409, "conflict_error", "dataset_in_use", "dataset"),
     evaluations.EvaluationNotDone: Row(409, "conflict_error", "evaluation_not_done"),
+    evaluations.EvaluationNotEnded: Row(409, "conflict_error", "evaluation_not_ended"),
     evaluations.SubjectGone: Row(409, "conflict_error", "subject_gone", "subjects"),
     evaluations.BaseChanged: Row(409, "conflict_error", "base_changed"),
     store.BaseMismatch: Row(409, "conflict_error", "base_mismatch"),

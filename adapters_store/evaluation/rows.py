@@ -17,7 +17,7 @@ from adapters_store.evaluation.errors import DataSetRefused, RowRefused
 
 MAX_ROWS = 100_000
 MAX_ROW_BYTES = 1 << 20
-MAX_CHOICES = 256
+MAX_CHOICES = MAX_TARGETS = 256
 FIELDS = ("prompt", "target", "choices")
 LABELS = ("id", "task")
 
@@ -137,6 +137,8 @@ def _targets(value: Any, choices: tuple[str, ...], row: int) -> tuple[str, ...]:
         return (_target(value, choices, row, "target"),)
     if not value:
         raise RowRefused(row, "target", "is an empty list")
+    if len(value) > MAX_TARGETS:
+        raise RowRefused(row, "target", f"must be at most {MAX_TARGETS} texts, not {len(value)}")
     return tuple(_target(each, choices, row, f"target[{i}]") for i, each in enumerate(value))
 
 

@@ -57,6 +57,14 @@ class EvaluationNotDone(StoreError):
         super().__init__(f"{evaluation} has no results: it is {status}")
 
 
+class EvaluationNotEnded(StoreError):
+    """The rows of `evaluation` are still being made: it is `status`."""
+
+    def __init__(self, evaluation: str, status: str) -> None:
+        self.evaluation, self.status = evaluation, status
+        super().__init__(f"{evaluation} is {status}; cancel or await it first")
+
+
 class SubjectGone(StoreError):
     """What `subject` needs was deleted while the evaluation waited or ran."""
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from adapters_store.evaluation.gate import MIN_ROWS, DeltaOver, Gate
 from server.api.members import MAX_MEMBERS, AdapterWeight
@@ -13,7 +13,14 @@ MAX_SEED = 2**63 - 1
 LIVE = 0  # the priority of requests that somebody waits for
 PRIORITY = 1
 
-Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+def _shows(name: str) -> str:
+    if not name.isprintable() or name.isspace():
+        raise ValueError("must be printable, and not blank")
+    return name
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_shows)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 

@@ -13,8 +13,9 @@ from server.evaluation.plan import Plan
 from server.evaluation.store import Outcome, Progress
 from server.jobs.store import JobRecord
 
+FORMULA = ("=", "+", "-", "@")  # what spreadsheets take a cell for that begins so
 COLUMNS = ("subject", "task", "metric", "mean", "low", "high", "n")
-RESULTS = ("results", "overall", "comparisons", "promotion")
+RESULTS = ("results", "overall", "comparisons")
 SETTINGS = ("metrics", "generation", "prompt_mode", "seed", "confidence", "priority", "reference")
 SUBJECT = ("name", "asked", "id", "digest", "merge")
 
@@ -29,6 +30,7 @@ def evaluation_json(job: JobRecord, progress: Progress) -> dict[str, Any]:
         **{name: plan[name] for name in SETTINGS},
         "promote": plan["promotion"],
         **{name: result.get(name) for name in RESULTS},
+        "promotion": progress.decision,  # which stands, whatever became of the job
         "error": job.error,
         "created": job.created,
         "updated": job.updated,
@@ -64,8 +66,14 @@ def results_csv(result: Mapping[str, Any]) -> str:
     for each in (*result["results"], *result["overall"]):
         for metric, found in each["metrics"].items():
             numbers = (found["mean"], found["low"], found["high"], each["n"])
-            writer.writerow((each["subject"], each["task"] or "", metric, *numbers))
+            names = (_cell(each["subject"]), _cell(each["task"] or ""))
+            writer.writerow((*names, metric, *numbers))
     return text.getvalue()
+
+
+def _cell(name: str) -> str:
+    """`name`, behind an apostrophe where a spreadsheet would compute it."""
+    return f"'{name}" if name.lstrip().startswith(FORMULA) else name
 
 
 def rows_json(outcomes: Sequence[Outcome], plan: Plan, datasets: DataSets) -> list[dict[str, Any]]:

@@ -3,13 +3,14 @@ checked before anything is queued."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from adapters_store.errors import InvalidMerge
-from adapters_store.evaluation.errors import RowRefused
+from adapters_store.errors import InvalidMerge, InvalidName
+from adapters_store.evaluation.errors import InvalidSetting, RowRefused
+from adapters_store.evaluation.gate import Gate
 from adapters_store.evaluation.metrics import metrics_of
 from adapters_store.evaluation.resampling import Bootstrap
 from adapters_store.names import parse_reference
@@ -103,7 +104,7 @@ async def _subject(index: int, services: Services, body: EvaluationBody) -> Subj
     with _within(f"subjects.{index}", is_plain=isinstance(asked, str)):
         # Of a split alias it is the version of the largest share that is evaluated.
         served = await resolve(GenerationBody.model_validate(given), services, None)
-    return _pinned(asked, served)
+        return _pinned(asked, served)
 
 
 def _pinned(asked: str | SubjectObject, served: Served) -> Subject:
@@ -111,6 +112,8 @@ def _pinned(asked: str | SubjectObject, served: Served) -> Subject:
     is_version = len(members) == 1 and served.merge is None and members[0].weight == 1.0
     wanted = None if isinstance(asked, str) else asked.name
     found = served.model if members else BASE_SUBJECT
+    if wanted == BASE_SUBJECT and members:  # for results are compared with what is called so
+        raise BadRequest(f"name: {BASE_SUBJECT!r} is what the base is called", "name")
     return Subject(
         name=wanted or found,
         asked=asked if isinstance(asked, str) else asked.model_dump(exclude_none=True),
@@ -144,9 +147,10 @@ def _check_distinct(field: str, names: Iterable[str]) -> None:
 
 def _named(name: str, subjects: Sequence[Subject], field: str) -> Subject:
     """The subject that is called so, or was asked for by this reference."""
-    for subject in subjects:
-        if name in (subject.name, subject.asked):
-            return subject
+    by_asked = {each.asked: each for each in subjects if isinstance(each.asked, str)}
+    found = {**by_asked, **{each.name: each for each in subjects}}.get(name)
+    if found is not None:
+        return found
     raise BadRequest(f"{field}: {shown(name)} is none of the subjects", field)
 
 
@@ -166,25 +170,38 @@ def _promotion(
     if body.promote is None:
         return None
     condition = body.promote.condition
-    reference = parse_reference(body.promote.alias)
-    if reference.alias is None:
-        raise BadRequest("promote.alias: must be of the form name@alias", "promote.alias")
+    name, alias = _alias(body.promote.alias)
     over = condition.min_delta_over
     beaten = _beaten(over.subject, subjects) if over is not None else None
     _check_known("promote.if.metric", condition.metric, body.metrics)
     if condition.task is not None:
         _check_known("promote.if.task", condition.task, [each.name for each in found])
-    subject = _candidate(body.promote, reference.name, subjects)
+    subject = _candidate(body.promote, name, subjects)
     assert subject.id is not None
-    state = services.store.registry.state(reference.name)
     return Promotion(
-        name=reference.name,
-        alias=reference.alias,
+        name=name,
+        alias=alias,
         version=int(subject.id.rpartition("@")[2]),
         subject=subject.name,
-        stood=_shares(state.aliases.get(reference.alias)),
-        gate=condition.gate(body.promote.alias, beaten),
+        stood=_shares(services.store.registry.state(name).aliases.get(alias)),
+        gate=_gate(body.promote, beaten),
     )
+
+
+def _alias(text: str) -> tuple[str, str]:
+    """The name and the alias of `name@alias`."""
+    with suppress(InvalidName):
+        reference = parse_reference(text)
+        if reference.alias is not None:
+            return reference.name, reference.alias
+    raise BadRequest("promote.alias: must be of the form name@alias", "promote.alias")
+
+
+def _gate(promote: PromoteBody, beaten: str | None) -> Gate:
+    try:
+        return promote.condition.gate(promote.alias, beaten)
+    except InvalidSetting as error:
+        raise InvalidSetting(f"promote.if.{error.field}", error.value, error.reason) from error
 
 
 def _beaten(name: str, subjects: Sequence[Subject]) -> str:

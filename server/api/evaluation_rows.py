@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from adapters_store.errors import InvalidName
 from adapters_store.evaluation.errors import DataSetRefused, RowRefused
 from adapters_store.evaluation.rows import EvalRow, parse_rows, read_jsonl, rows_digest
 from adapters_store.names import check_name
@@ -85,6 +86,8 @@ def _named(field: str, *, is_inline: bool) -> Iterator[None]:
         raise _refused(error, field, is_inline=is_inline) from error
     except DataSetRefused as error:
         raise BadRequest(f"{field}: {error.reason}", field) from error
+    except InvalidName as error:
+        raise BadRequest(f"{field}: {error}", field) from error
 
 
 def _refused(error: RowRefused, field: str, *, is_inline: bool) -> BadRequest:

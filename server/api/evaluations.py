@@ -9,7 +9,11 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from adapters_store.registry.evaluation_errors import EvaluationNotDone, EvaluationNotFound
+from adapters_store.registry.evaluation_errors import (
+    EvaluationNotDone,
+    EvaluationNotEnded,
+    EvaluationNotFound,
+)
 from server.api.evaluation_bodies import EvaluationBody
 from server.api.evaluation_json import evaluation_json, progress_json, results_csv, rows_json
 from server.api.evaluation_plans import make_plan
@@ -22,7 +26,7 @@ from server.evaluation.job import KIND
 from server.evaluation.plan import Plan
 from server.jobs.store import JobRecord
 
-LOOK_S, HEARTBEAT_S = 0.25, 10.0  # between looks, and between signs of life
+LOOK_S, HEARTBEAT_S = 0.5, 10.0  # between looks, and between signs of life
 CSV = "text/csv"
 
 router = APIRouter(prefix="/v1/evaluations")
@@ -111,6 +115,16 @@ async def cancel_evaluation(evaluation_id: str, services: ServicesDep) -> JSONRe
     return JSONResponse(await run_in_threadpool(_shown, job, evaluations))
 
 
+@router.delete("/{evaluation_id}/rows")
+async def forget_rows(evaluation_id: str, services: ServicesDep) -> JSONResponse:
+    """Drop what subjects made of rows, of an evaluation that has ended; its results stay."""
+    job = await _find(evaluation_id, services.evaluations)
+    if not job.has_ended:
+        raise EvaluationNotEnded(job.id, job.status)
+    await run_in_threadpool(services.evaluations.store.forget, job.id)
+    return JSONResponse({"id": job.id, "object": "evaluation.rows", "deleted": True})
+
+
 def _queue(plan: Plan, found: Sequence[Found], evaluations: Evaluations) -> JobRecord:
     for each in found:
         evaluations.datasets.add(each.rows)
@@ -118,7 +132,17 @@ def _queue(plan: Plan, found: Sequence[Found], evaluations: Evaluations) -> JobR
 
 
 async def _find(evaluation_id: str, evaluations: Evaluations) -> JobRecord:
-    job = await run_in_threadpool(evaluations.worker.store.find, evaluation_id)
+    return await run_in_threadpool(_job, evaluation_id, evaluations)
+
+
+def _look(evaluation_id: str, evaluations: Evaluations) -> tuple[JobRecord, dict[str, Any]]:
+    """The job, and how far it is."""
+    job = _job(evaluation_id, evaluations)
+    return job, progress_json(job, evaluations.store.progress(job.id))
+
+
+def _job(evaluation_id: str, evaluations: Evaluations) -> JobRecord:
+    job = evaluations.worker.store.find(evaluation_id)
     if job is None or job.kind != KIND:
         raise EvaluationNotFound(evaluation_id)
     return job
@@ -139,9 +163,10 @@ def _index(field: str, name: str | None, known: list[str]) -> int | None:
 async def _events(job: JobRecord, evaluations: Evaluations) -> AsyncIterator[str]:
     """An event for every change; a comment where nothing changes for long."""
     told, told_at = None, time.monotonic()
-    while not job.has_ended:
-        progress = await run_in_threadpool(evaluations.store.progress, job.id)
-        event = progress_json(job, progress)
+    while True:
+        job, event = await run_in_threadpool(_look, job.id, evaluations)
+        if job.has_ended:
+            break
         if event != told:
             told, told_at = event, time.monotonic()
             yield sse(event)
@@ -149,6 +174,5 @@ async def _events(job: JobRecord, evaluations: Evaluations) -> AsyncIterator[str
             told_at = time.monotonic()
             yield ": still there\n\n"
         await asyncio.sleep(LOOK_S)
-        job = await _find(job.id, evaluations)
     yield sse(await run_in_threadpool(_shown, job, evaluations))
     yield DONE

@@ -138,6 +138,9 @@ def _fields(row: EvalRow) -> dict[str, object]:
 
 def _rows(session: Session, dataset_id: str, wanted: set[int] | None) -> Iterator[EvalRow]:
     chunks = select(DataSetChunk).where(DataSetChunk.dataset_id == dataset_id)
+    if wanted is not None:
+        firsts = {index - index % ROWS_AT_ONCE for index in wanted}
+        chunks = chunks.where(DataSetChunk.first_row.in_(firsts))
     for chunk in session.scalars(chunks.order_by(DataSetChunk.first_row)):
         lines = chunk.content.split(b"\n")
         for index, line in enumerate(lines, start=chunk.first_row):

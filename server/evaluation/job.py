@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapters_store.evaluation.gate import decide
-from adapters_store.evaluation.scores import Score, Scoreboard
 from adapters_store.evaluation.resampling import Bootstrap
+from adapters_store.evaluation.scores import Score, Scoreboard
 from adapters_store.evaluation.summary import summarize
 from adapters_store.registry.evaluation_errors import BaseChanged
 from server.evaluation.asking import RowReader

@@ -79,9 +79,14 @@ class EvaluationStore:
             )
 
     def add(self, job_id: str, outcomes: Sequence[Outcome], seconds: float) -> None:
-        """Keep a batch of outcomes, which took `seconds`; each place at most once."""
+        """Keep a batch of outcomes, which took `seconds`; each place at most once.
+
+        Nothing is kept of an evaluation that was cancelled: its rows may have been dropped.
+        """
         with self._writes.begin() as session:
             row = session.get_one(Evaluation, job_id, with_for_update=True)
+            if not _runs(session, job_id):
+                return
             row.num_done += len(outcomes)
             row.seconds += seconds
             if outcomes:
@@ -165,7 +170,7 @@ def _obstacle(
     session: Session, job_id: str, promotion: Promotion, stands: Targets | None
 ) -> str | None:
     """Why the alias may not move although the bar is met."""
-    if session.scalar(select(Job.status).where(Job.id == job_id)) != "running":
+    if not _runs(session, job_id):
         return "the evaluation was cancelled"
     if stands != promotion.stood:
         return (
@@ -173,6 +178,10 @@ def _obstacle(
             f"{_shares(promotion.stood)} and stands at {_shares(stands)}"
         )
     return None
+
+
+def _runs(session: Session, job_id: str) -> bool:
+    return session.scalar(select(Job.status).where(Job.id == job_id)) == "running"
 
 
 def _standing(session: Session, promotion: Promotion) -> Targets | None:

@@ -73,14 +73,19 @@ class JobWorker:
 
     def _run(self) -> None:
         _become_quiet()
+        may_hold_one = False  # a job that the database did not let go of
         while not self._is_stopping.is_set():
             self._wake.clear()  # before the look, so that what comes after it is seen
             try:
+                if may_hold_one:
+                    self._jobs.requeue_of(self._name)
+                may_hold_one = False
                 job = self._jobs.claim(self._handlers.keys(), self._name)
                 if job is not None:
                     self._do(job)
                     continue
             except DBAPIError:
+                may_hold_one = True
                 logger.exception("the registry's database does not answer; jobs wait")
             self._wake.wait(POLL_S)
 

@@ -38,6 +38,37 @@ BAD: dict[str, tuple[dict[str, Any], int, str | None, list[str]]] = {
         [],
     ),
     "a subject twice": ({"subjects": ["base", "tiny"]}, 400, "subjects", ["'base'", "2 times"]),
+    "a name that moves the cursor": (
+        {"subjects": [{"name": "a\x1b[2J", "adapters": [{"id": "kinds/element"}]}]},
+        400,
+        "subjects.0",
+        [],
+    ),
+    "a blank name": ({"dataset": {"rows": [GOOD], "name": "  "}}, 400, "dataset.name", ["blank"]),
+    "an adapter called the base": (
+        {"subjects": [{"name": "base", "adapters": [{"id": "kinds/element"}]}]},
+        400,
+        "subjects.0.name",
+        ["base"],
+    ),
+    "no alias": (
+        {"promote": {"alias": "x@", "if": {"metric": "rouge_l", "min": 1.0}}},
+        400,
+        "promote.alias",
+        ["name@alias"],
+    ),
+    "certainty of a gate": (
+        {
+            "subjects": ["kinds/element"],
+            "promote": {
+                "alias": "kinds/element@prod",
+                "if": {"metric": "rouge_l", "min": 1.0, "confidence": 1.0},
+            },
+        },
+        400,
+        "promote.if.confidence",
+        [],
+    ),
     "unknown metric": ({"metrics": ["rouge_l", "bleu"]}, 400, "metrics", ["bleu", "rouge_l"]),
     "no metric": ({"metrics": []}, 400, "metrics", []),
     "no data set": ({"dataset": None}, 400, "dataset", []),
@@ -102,7 +133,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str | None, list[str]]] = {
     ),
     "unknown data set": ({"dataset": {"id": "data-0"}}, 404, "dataset", ["data-0"]),
     "unknown task": ({"dataset": {"task": "nothing"}}, 404, "task", ["intarsia tasks build"]),
-    "task that leads elsewhere": ({"dataset": {"task": "../adapters"}}, 400, None, []),
+    "task that leads elsewhere": ({"dataset": {"task": "../adapters"}}, 400, "dataset.task", []),
     "unknown split": ({"dataset": {"task": "x", "split": "dev"}}, 400, "dataset.split", []),
     "a data set twice": (
         {"dataset": None, "datasets": [{"rows": [GOOD], "name": "n"}] * 2},

@@ -94,7 +94,7 @@ def test_an_alias_that_somebody_moved_is_left_alone(
 
 
 BAD: dict[str, tuple[dict[str, Any], int, str]] = {
-    "no bar": ({"if": LOSS}, 400, "min"),
+    "no bar": ({"if": LOSS}, 400, "promote.if.min"),
     "no such metric": ({"if": {**EASY, "metric": "bleu"}}, 400, "promote.if.metric"),
     "a metric not measured": ({"if": {**EASY, "metric": "f1"}}, 400, "promote.if.metric"),
     "no such task": ({"if": {**EASY, "task": "other"}}, 400, "promote.if.task"),
@@ -103,7 +103,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
         400,
         "promote.if.min_delta_over.subject",
     ),
-    "confidence of one": ({"if": {**EASY, "confidence": 1.0}}, 400, "confidence"),
+    "confidence of one": ({"if": {**EASY, "confidence": 1.0}}, 400, "promote.if.confidence"),
     "no alias": ({"alias": "{name}"}, 400, "promote.alias"),
     "a version": ({"alias": "{name}@3"}, 400, "promote.alias"),
     "of a name that is no subject": ({"alias": "kinds/element@prod"}, 400, "promote.subject"),

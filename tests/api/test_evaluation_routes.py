@@ -143,6 +143,36 @@ def test_results_as_csv(client: httpx.Client, matrix: dict[str, Any]) -> None:
     assert float(lines[0]["mean"]) == first["metrics"][lines[0]["metric"]]["mean"]
 
 
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(1)", " =1"])
+def test_csv_holds_no_formula(client: httpx.Client, name: str) -> None:
+    found = evaluate(client, subjects=[{"name": name}], dataset={"rows": rows_of(1), "name": name})
+    text = client.get(f"/v1/evaluations/{found['id']}?format=csv").text
+    [line, overall] = csv.DictReader(io.StringIO(text))
+    assert (line["subject"], line["task"], overall["task"]) == (f"'{name}", f"'{name}", "")
+    assert float(line["mean"]) == found["results"][0]["metrics"]["rouge_l"]["mean"]
+
+
+def test_a_name_goes_before_what_was_asked(client: httpx.Client, server: RunningServer) -> None:
+    client.patch("/v1/adapters/kinds/element", json={"aliases": {"prod": 1}})
+    subjects = ["kinds/element@prod", {"name": "kinds/element@prod", "model": "kinds/bias"}]
+    found = evaluate(client, subjects=subjects, reference="kinds/element@prod")
+    assert found["reference"] == "kinds/element@prod"
+    assert {each["subject"] for each in found["comparisons"]} == {"kinds/element@1"}
+
+
+def test_rows_of_what_has_ended_can_be_dropped(client: httpx.Client, server: RunningServer) -> None:
+    with paused_engine(server):
+        evaluation = begin(client)
+        early = client.delete(f"/v1/evaluations/{evaluation}/rows")
+        assert (early.status_code, early.json()["error"]["code"]) == (409, "evaluation_not_ended")
+    before = ended(client, evaluation)
+    assert all_rows(client, evaluation)
+    for _ in range(2):
+        assert client.delete(f"/v1/evaluations/{evaluation}/rows").json()["deleted"]
+    assert all_rows(client, evaluation) == []
+    assert get(client, evaluation) == before
+
+
 def test_events_tell_progress_until_the_end(client: httpx.Client, server: RunningServer) -> None:
     events = []
     with paused_engine(server) as proceed:

@@ -3,16 +3,18 @@
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from sqlalchemy.exc import OperationalError
 
 from adapters_store.errors import AdapterNotFound
 from adapters_store.registry.database import Database
 from server.errors import error_body
+from server.jobs import worker as worker_module
 from server.jobs.store import JobRecord, JobStore
 from server.jobs.worker import NICENESS, Advance, Handler, JobWorker
 
@@ -181,6 +183,27 @@ def test_job_of_a_server_that_was_killed_is_done_after_its_restart(
     steps.proceed.set()
     start("one", steps=steps)
     assert ended(jobs, job).status == "succeeded"
+
+
+def test_job_that_the_database_did_not_let_end_is_done_again(
+    jobs: JobStore, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a full disk: neither its end nor its return to the queue could be written."""
+    down = OperationalError("UPDATE", {}, Exception("disk full"))
+    write, failures = jobs._change, iter(range(2))
+
+    def change(job_id: str, statuses: Collection[str], **values: Any) -> bool:
+        if next(failures, None) is not None:
+            raise down
+        return write(job_id, statuses, **values)
+
+    monkeypatch.setattr(worker_module, "POLL_S", 0.01)
+    steps = Steps()
+    steps.proceed.set()
+    monkeypatch.setattr(jobs, "_change", change)
+    job = start(steps=steps).submit("steps", {"what": 1})
+    assert ended(jobs, job).result == {"did": 1}
+    assert len(steps.begun) == 2
 
 
 def test_what_another_replica_runs_is_left_to_it(jobs: JobStore, start: Start) -> None:

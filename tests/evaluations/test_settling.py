@@ -15,6 +15,7 @@ from adapters_store.registry.evaluation_errors import (
     DataSetNotFound,
     EvaluationNotFound,
 )
+from server.api.evaluation_json import evaluation_json
 from server.evaluation.datasets import DataSets
 from server.evaluation.job import EvaluationJobs
 from server.evaluation.plan import Place, Plan, Promotion, TaskRows
@@ -98,6 +99,26 @@ def test_a_cancelled_evaluation_promotes_nobody(registry: Registry, begun: Begun
     assert registry.resolve("sql@prod").version == 1
 
 
+def test_a_decision_is_told_whatever_became_of_the_job(begun: Begun) -> None:
+    jobs, store, job = begun
+    settled = store.settle(job, promotion(), PASSED)
+    assert jobs.cancel(job)
+    record = jobs.find(job)
+    assert record is not None
+    shown = evaluation_json(record, store.progress(job))
+    assert (shown["status"], shown["results"], shown["promotion"]) == ("cancelled", None, settled)
+
+
+def test_rows_that_were_dropped_do_not_come_back(begun: Begun) -> None:
+    jobs, store, job = begun
+    store.add(job, [Outcome(Place(0, 0, 0, 0), {}, {})], 0.5)
+    jobs.cancel(job)
+    store.forget(job)
+    store.add(job, [Outcome(Place(1, 0, 0, 1), {}, {})], 0.5)  # was in flight
+    assert store.page(job, 5, after=-1) == []
+    assert store.progress(job).num_done == 1
+
+
 def test_outcomes_are_kept_in_order_with_any_text(begun: Begun) -> None:
     _, store, job = begun
     outcomes = [
@@ -163,4 +184,5 @@ def test_rows_come_back_as_they_went_in(registry: Registry) -> None:
     assert is_new
     assert datasets.add(rows, "other") == (record, False)
     assert datasets.rows(record.id) == rows
-    assert datasets.rows(record.id, {599, 0, 256}) == [rows[0], rows[256], rows[599]]
+    for wanted in ({599, 0, 256}, {255}, {256}, {300, 301}, set()):
+        assert datasets.rows(record.id, wanted) == [rows[i] for i in sorted(wanted)]
