@@ -6,14 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from drafts import digest, draft
 from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session
 
 from adapters_store.errors import RegistryUnavailable
 from adapters_store.registry import Filter, Registry
-from adapters_store.registry.tables import Table
+from adapters_store.registry.tables import Job, Table
 
 SCHEMAS = Path(__file__).parent / "schemas"
 OpenRegistry = Callable[[], Registry]
@@ -79,6 +82,25 @@ def test_registry_from_before_migrations_is_searchable(old_registry: str) -> Non
     assert found(Filter(tag="kept")) == found(Filter(q="NUL \0 he")) == ["ns/odd@1"]
     assert found(Filter(q="to sql")) == ["sql@1"]
     registry.close()
+
+
+def test_jobs_from_before_evaluations_are_still_to_be_done(
+    url: str, open_registry: OpenRegistry
+) -> None:
+    config = Config()
+    config.set_main_option("script_location", "adapters_store:migrations")
+    engine = create_engine(url)
+    columns = "id, kind, status, progress, request, worker, created, updated"
+    values = """'job-1', 'merge', 'running', 0.5, '{"name": "x"}', 'one', 1.0, 2.0"""
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0003")
+        connection.exec_driver_sql(f"INSERT INTO jobs ({columns}) VALUES ({values})")
+    engine.dispose()
+    with Session(open_registry().database.engine) as session:
+        job = session.get_one(Job, "job-1")
+        assert (job.status, job.progress, job.request) == ("running", 0.5, {"name": "x"})
+    assert _differences(url) == []
 
 
 def test_registries_opened_at_once_agree_on_the_schema(url: str) -> None:
