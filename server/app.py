@@ -37,7 +37,7 @@ from server.api import (
 )
 from server.api.failures import show_http_error, show_known, show_unreadable
 from server.api.middleware import AnswerDefects, ApiKey, BodyLimit, CountAnswers, RequestId
-from server.api.services import Services
+from server.api.services import Services, Stopping
 from server.engine.loop import EngineLoop
 from server.errors import TABLE
 from server.evaluation.asking import RowReader
@@ -167,6 +167,7 @@ def build_services(settings: Settings, report: Report) -> Services:
             counts,
         ),
         engine=engine,
+        stopping=Stopping(),
         metrics=RequestMetrics(registry),
         render_metrics=lambda: render(registry),
         description=_description(base_name, runtime),

@@ -8,7 +8,9 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
@@ -22,7 +24,7 @@ from server.settings import Settings, SettingsConflict
 
 if TYPE_CHECKING:
     from adapters_store.registry import AdapterRecord
-    from server.api.services import Services
+    from server.api.services import Services, Stopping
 
 GRACE_SECONDS = 30  # running requests get this long when the server is told to stop
 SHOWN_ADAPTERS = 10
@@ -47,13 +49,34 @@ def serve(flags: tuple[str, ...]) -> None:
     except (SettingsConflict, ModelError) as error:
         sys.exit(f"intarsia: {error}")
     console.print(welcome(app.state.services, settings), highlight=False, soft_wrap=True)
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         log_level="warning",
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
+    _run(_Server(config, app.state.services.stopping))
+
+
+def _run(server: "_Server") -> None:
+    """To its end, as `uvicorn.run` does."""
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(3)  # uvicorn has said why
+
+
+class _Server(uvicorn.Server):
+    """Tells the application when it is told to stop, before it waits for running requests."""
+
+    def __init__(self, config: uvicorn.Config, stopping: "Stopping") -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._stopping.has_begun = True
+        super().handle_exit(sig, frame)
 
 
 def _read_settings(flags: Sequence[str]) -> Settings:

@@ -18,7 +18,7 @@ from server.api.evaluation_bodies import EvaluationBody
 from server.api.evaluation_json import evaluation_json, progress_json, results_csv, rows_json
 from server.api.evaluation_plans import make_plan
 from server.api.evaluation_rows import Found
-from server.api.services import ServicesDep, require_json
+from server.api.services import ServicesDep, Stopping, require_json
 from server.api.streams import DONE, sse
 from server.errors import BadRequest, shown
 from server.evaluation.evaluations import Evaluations
@@ -99,9 +99,12 @@ async def list_rows(
 
 @router.get("/{evaluation_id}/events")
 async def stream_events(evaluation_id: str, services: ServicesDep) -> StreamingResponse:
-    """Progress as server-sent events, until the evaluation has ended; the last one is all of it."""
+    """Progress as server-sent events, until the evaluation has ended; the last one is all of it.
+
+    A server that stops ends them too, without the last one; its next start goes on.
+    """
     job = await _find(evaluation_id, services.evaluations)
-    events = _events(job, services.evaluations)
+    events = _events(job, services.evaluations, services.stopping)
     return StreamingResponse(events, media_type="text/event-stream")
 
 
@@ -160,13 +163,17 @@ def _index(field: str, name: str | None, known: list[str]) -> int | None:
     return known.index(name)
 
 
-async def _events(job: JobRecord, evaluations: Evaluations) -> AsyncIterator[str]:
+async def _events(
+    job: JobRecord, evaluations: Evaluations, stopping: Stopping
+) -> AsyncIterator[str]:
     """An event for every change; a comment where nothing changes for long."""
     told, told_at = None, time.monotonic()
-    while True:
+    while not stopping.has_begun:
         job, event = await run_in_threadpool(_look, job.id, evaluations)
         if job.has_ended:
-            break
+            yield sse(await run_in_threadpool(_shown, job, evaluations))
+            yield DONE
+            return
         if event != told:
             told, told_at = event, time.monotonic()
             yield sse(event)
@@ -174,5 +181,3 @@ async def _events(job: JobRecord, evaluations: Evaluations) -> AsyncIterator[str
             told_at = time.monotonic()
             yield ": still there\n\n"
         await asyncio.sleep(LOOK_S)
-    yield sse(await run_in_threadpool(_shown, job, evaluations))
-    yield DONE

@@ -30,6 +30,13 @@ class MetricsText(Protocol):
     def __call__(self) -> bytes: ...
 
 
+@dataclass(slots=True)
+class Stopping:
+    """Whether the server was told to stop: what would go on for long ends itself."""
+
+    has_begun: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """Everything a route may use."""
@@ -54,6 +61,7 @@ class Services:
     jobs: JobWorker
     evaluations: Evaluations
     engine: EngineLoop
+    stopping: Stopping
     metrics: RequestMetrics
     render_metrics: MetricsText
     description: dict[str, Any]  # what /version answers

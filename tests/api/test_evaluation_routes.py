@@ -203,6 +203,18 @@ def test_a_quiet_stream_shows_that_it_lives(
             assert any(line.startswith(":") for line in stream.iter_lines())
 
 
+def test_a_stream_ends_when_the_server_is_told_to_stop(
+    client: httpx.Client, server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with paused_engine(server):
+        path = f"/v1/evaluations/{begin(client)}/events"
+        with client.stream("GET", path) as stream:
+            lines = stream.iter_lines()
+            assert next(lines).startswith("data: ")
+            monkeypatch.setattr(server.services.stopping, "has_begun", True)
+            assert "data: [DONE]" not in list(lines)
+
+
 def test_an_evaluation_without_end_is_refused(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
