@@ -107,7 +107,7 @@ def open_evaluations(
     jobs = EvaluationJobs(kept, datasets, reader, room, base, published, counts)
     name = f"{_worker_name(settings)}:evaluations"
     return Evaluations(
-        worker=JobWorker(JobStore(database), {KIND: jobs}, name),
+        worker=JobWorker(JobStore(database), {KIND: jobs}, name, niceness=0),
         store=kept,
         datasets=datasets,
         reader=reader,

@@ -39,8 +39,18 @@ class JobWorker:
     what it was running when it died.
     """
 
-    def __init__(self, jobs: JobStore, handlers: Mapping[str, Handler], name: str) -> None:
+    def __init__(
+        self,
+        jobs: JobStore,
+        handlers: Mapping[str, Handler],
+        name: str,
+        niceness: int = NICENESS,
+    ) -> None:
+        """`niceness` is for work that computes without the interpreter's lock: a thread that
+        waits for a core while it holds the lock holds everybody up.
+        """
         self._jobs, self._handlers, self._name = jobs, handlers, name
+        self._niceness = niceness
         self._wake = threading.Event()
         self._is_stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
@@ -72,7 +82,7 @@ class JobWorker:
         return job
 
     def _run(self) -> None:
-        _become_quiet()
+        _become_quiet(self._niceness)
         may_hold_one = False  # a job that the database did not let go of
         while not self._is_stopping.is_set():
             self._wake.clear()  # before the look, so that what comes after it is seen
@@ -108,10 +118,10 @@ class JobWorker:
             raise Interrupted(job.id)
 
 
-def _become_quiet() -> None:
+def _become_quiet(niceness: int) -> None:
     """Give this thread a low priority and one core of torch's."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
     others = torch.get_num_threads()
     torch.set_num_threads(1)
     # That also set what threads start with that have not used torch yet; this sets it back.

@@ -46,7 +46,7 @@ def test_a_killed_evaluation_goes_on_and_ends_as_one_that_was_not(
 ) -> None:
     with server_process(tiny_base, tmp_path) as first:
         first.wait_until_ready()
-        with httpx.Client(base_url=first.url) as http:
+        with httpx.Client(base_url=first.url, timeout=60) as http:
             publish(http, tiny_base)
             evaluation = begin_long(http)
             until(lambda: get(http, evaluation)["rows"]["done"] >= 30)
@@ -55,7 +55,7 @@ def test_a_killed_evaluation_goes_on_and_ends_as_one_that_was_not(
     assert len(before) < NUM_ROWS * len(SUBJECTS), "it was over before it was killed"
     with server_process(tiny_base, tmp_path) as second:
         second.wait_until_ready()
-        with httpx.Client(base_url=second.url) as http:
+        with httpx.Client(base_url=second.url, timeout=60) as http:
             assert get(http, evaluation)["rows"]["done"] >= len(before)
             resumed = ended(http, evaluation)
             assert resumed["status"] == "succeeded", resumed["error"]

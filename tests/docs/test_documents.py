@@ -89,9 +89,9 @@ def test_python_of_the_readme_runs(server: str) -> None:
     )
     assert ran.stderr == ""
     assert sorted(ran.stdout.splitlines()) == [
-        "date-iso        663",
-        "number-words    six hundred and sixty-three",
-        "number-words@1  six hundred and sixty-three",
+        "date-iso        A17",
+        "number-words    seven thousand, nine hundred and sixteen",
+        "number-words@1  seven thousand, nine hundred and sixteen",
     ]
 
 
