@@ -184,7 +184,8 @@ def _draw_scores(axes: Axes, lines: Sequence[Line], methods: Sequence[str]) -> N
     axes.set_xticks(places, tasks)
     axes.set_ylim(0, 100)
     axes.set_ylabel("Rouge-L, %", color=INK, fontsize=9)
-    axes.set_title("Unseen rows, after the same number of steps", color=INK, fontsize=11, loc="left")
+    title = "Unseen rows, after the same number of steps"
+    axes.set_title(title, color=INK, fontsize=11, loc="left")
     if methods:
         axes.legend(fontsize=8, frameon=False, ncols=len(ORDER), loc="upper center")
         axes.set_ylim(0, 112)
