@@ -82,7 +82,8 @@ def _ours(
     scratch: Path, names: Sequence[str], rows: Mapping[str, Path], asked: argparse.Namespace
 ) -> tuple[float, Answers, Costs]:
     """Seconds of the evaluation, its answers, and what a mixed batch costs."""
-    flags = ["--publish-dir", str(ADAPTERS), "--max-num-seqs", str(asked.batch)]
+    # An evaluation takes half of the seats.
+    flags = ["--publish-dir", str(ADAPTERS), "--max-num-seqs", str(2 * asked.batch)]
     with (
         running_server(scratch / "server.log", *flags) as url,
         Client(url, timeout=3600) as client,
@@ -98,9 +99,10 @@ def _ours(
 def _evaluated(
     client: Client, names: Sequence[str], rows: Mapping[str, Path], max_tokens: int
 ) -> Evaluation:
+    (base,) = [model.id for model in client.models() if model.parent is None]
     datasets = [{"id": client.upload_dataset(file).id, "name": task} for task, file in rows.items()]
     begun = client.start_evaluation(
-        [BASE, *names],
+        [{"model": base, "name": BASE}, *({"model": name, "name": name} for name in names)],
         datasets,
         ["rouge_l"],
         generation={"max_tokens": max_tokens},

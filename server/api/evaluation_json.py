@@ -16,7 +16,16 @@ from server.jobs.store import JobRecord
 FORMULA = ("=", "+", "-", "@")  # what spreadsheets take a cell for that begins so
 COLUMNS = ("subject", "task", "metric", "mean", "low", "high", "n")
 RESULTS = ("results", "overall", "comparisons")
-SETTINGS = ("metrics", "generation", "prompt_mode", "seed", "confidence", "priority", "reference")
+SETTINGS = (
+    "base",
+    "metrics",
+    "generation",
+    "prompt_mode",
+    "seed",
+    "confidence",
+    "priority",
+    "reference",
+)
 SUBJECT = ("name", "asked", "id", "digest", "merge")
 
 
