@@ -21,6 +21,7 @@ from server.evaluation.job import KIND, EvaluationJobs
 from server.evaluation.plan import Plan
 from server.evaluation.store import EvaluationStore
 from server.jobs import merges
+from server.jobs.slots import WorkerSlots
 from server.jobs.store import JobStore
 from server.jobs.worker import JobWorker
 from server.metrics import EvaluationCounts
@@ -88,7 +89,7 @@ def open_jobs(
     `published` hears of every name that a job gave a version to.
     """
     handlers = {merges.KIND: merges.MergeJobs(store, merger, published)}
-    return JobWorker(JobStore(store.registry.database), handlers, _worker_name(settings))
+    return JobWorker(JobStore(store.registry.database), handlers, _slots(settings, "jobs"))
 
 
 def open_evaluations(
@@ -105,9 +106,9 @@ def open_evaluations(
     base = {"name": store.base.name, "digest": sha256_of(layers)}
     kept, datasets = EvaluationStore(database), DataSets(database)
     jobs = EvaluationJobs(kept, datasets, reader, room, base, published, counts)
-    name = f"{_worker_name(settings)}:evaluations"
+    slots = _slots(settings, "evaluations")
     return Evaluations(
-        worker=JobWorker(JobStore(database), {KIND: jobs}, name, niceness=0),
+        worker=JobWorker(JobStore(database), {KIND: jobs}, slots, niceness=0),
         store=kept,
         datasets=datasets,
         reader=reader,
@@ -117,8 +118,10 @@ def open_evaluations(
     )
 
 
-def _worker_name(settings: Settings) -> str:
-    return f"{socket.gethostname()}:{settings.data_dir.absolute()}"
+def _slots(settings: Settings, kind: str) -> WorkerSlots:
+    """What keeps workers of one kind apart: those of this folder, and of other machines."""
+    folder = settings.data_dir.absolute() / "workers" / kind
+    return WorkerSlots(folder, f"{socket.gethostname()}:{folder}")
 
 
 def _entries(text: str | None) -> list[str]:

@@ -16,6 +16,7 @@ import torch
 from sqlalchemy.exc import DBAPIError
 
 from server.errors import error_body
+from server.jobs.slots import WorkerSlots
 from server.jobs.store import JobRecord, JobStore, Within
 
 NICENESS = 15  # of 19: the engine's threads come first
@@ -35,30 +36,29 @@ class Interrupted(Exception):
 class JobWorker:
     """Owns the thread. Everything public may be called from any other thread.
 
-    `name` is the same after a restart and another for every replica: a starting worker takes back
-    what it was running when it died.
+    Of workers that share a database each has a name of its own while it lives. What is running
+    under a name that nobody has was left behind by one that died, and is begun again.
     """
 
     def __init__(
         self,
         jobs: JobStore,
         handlers: Mapping[str, Handler],
-        name: str,
+        slots: WorkerSlots,
         niceness: int = NICENESS,
     ) -> None:
         """`niceness` is for work that computes without the interpreter's lock: a thread that
         waits for a core while it holds the lock holds everybody up.
         """
-        self._jobs, self._handlers, self._name = jobs, handlers, name
-        self._niceness = niceness
+        self._jobs, self._handlers = jobs, handlers
+        self._slots, self._niceness = slots, niceness
         self._wake = threading.Event()
         self._is_stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
 
     def start(self) -> None:
-        requeued = self._jobs.requeue_of(self._name)
-        if requeued:
-            logger.info("%d jobs are begun again", requeued)
+        self._name = self._slots.take()
+        self._take_back(self._name)
         self._thread.start()
 
     def stop(self) -> None:
@@ -66,6 +66,7 @@ class JobWorker:
         self._is_stopping.set()
         self._wake.set()
         self._thread.join()
+        self._slots.release()
 
     @property
     def store(self) -> JobStore:
@@ -88,8 +89,10 @@ class JobWorker:
             self._wake.clear()  # before the look, so that what comes after it is seen
             try:
                 if may_hold_one:
-                    self._jobs.requeue_of(self._name)
+                    self._take_back(self._name)
                 may_hold_one = False
+                for name in self._slots.abandoned():
+                    self._take_back(name)
                 job = self._jobs.claim(self._handlers.keys(), self._name)
                 if job is not None:
                     self._do(job)
@@ -98,6 +101,11 @@ class JobWorker:
                 may_hold_one = True
                 logger.exception("the registry's database does not answer; jobs wait")
             self._wake.wait(POLL_S)
+
+    def _take_back(self, name: str) -> None:
+        requeued = self._jobs.requeue_of(name)
+        if requeued:
+            logger.info("%d jobs of %s are begun again", requeued, name)
 
     def _do(self, job: JobRecord) -> None:
         try:

@@ -15,6 +15,7 @@ from adapters_store.errors import AdapterNotFound
 from adapters_store.registry.database import Database
 from server.errors import error_body
 from server.jobs import worker as worker_module
+from server.jobs.slots import WorkerSlots
 from server.jobs.store import JobRecord, JobStore
 from server.jobs.worker import NICENESS, Advance, Handler, JobWorker
 
@@ -56,12 +57,12 @@ class Steps:
 
 
 @pytest.fixture
-def start(jobs: JobStore) -> Iterator[Callable[..., JobWorker]]:
-    """`start(name, steps=handler)`: a worker that is stopped at the end."""
+def start(jobs: JobStore, tmp_path: Path) -> Iterator[Callable[..., JobWorker]]:
+    """`start(machine, steps=handler)`: a worker that is stopped at the end."""
     started: list[JobWorker] = []
 
-    def make(name: str = "one", **handlers: Handler) -> JobWorker:
-        worker = JobWorker(jobs, handlers, name)
+    def make(machine: str = "one", **handlers: Handler) -> JobWorker:
+        worker = JobWorker(jobs, handlers, WorkerSlots(tmp_path / "slots", machine))
         worker.start()
         started.append(worker)
         return worker
@@ -175,7 +176,7 @@ def test_job_of_a_server_that_was_killed_is_done_after_its_restart(
     jobs: JobStore, start: Start
 ) -> None:
     job = jobs.add("steps", {"what": 1})
-    claimed = jobs.claim(["steps"], "one")
+    claimed = jobs.claim(["steps"], "one:0")
     assert claimed is not None
     assert claimed.id == job.id
     assert jobs.claim(["steps"], "two") is None
@@ -216,6 +217,54 @@ def test_what_another_replica_runs_is_left_to_it(jobs: JobStore, start: Start) -
     found = jobs.find(theirs.id)
     assert found is not None
     assert found.status == "running"
+
+
+def test_two_servers_of_one_folder_leave_each_other_their_jobs(
+    jobs: JobStore, start: Start
+) -> None:
+    steps, others = Steps(), Steps()
+    first = start(steps=steps)
+    job = first.submit("steps", {"what": 1})
+    assert steps.is_between.wait(DEADLINE_S)
+    others.proceed.set()
+    second = start(others=others)
+    assert ended(jobs, second.submit("others", {"what": 2})).status == "succeeded"
+    steps.proceed.set()
+    assert ended(jobs, job).result == {"did": 1}
+    assert len(steps.begun) == 1
+
+
+def test_a_server_takes_over_what_another_of_its_folder_was_killed_in(
+    jobs: JobStore, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "POLL_S", 0.01)
+    dying = WorkerSlots(tmp_path / "slots", "one")
+    job = jobs.add("steps", {"what": 1})
+    assert jobs.claim(["steps"], dying.take())
+    steps = Steps()
+    steps.proceed.set()
+    mine = start("one", steps=steps).submit("steps", {"what": 2})
+    assert ended(jobs, mine).status == "succeeded"
+    assert steps.begun == [{"what": 2}], "its owner lives"
+    die(dying)
+    assert ended(jobs, job).result == {"did": 1}
+
+
+def die(slots: WorkerSlots) -> None:
+    """Let go of the lock as the system does for a process that is gone: the file stays."""
+    assert slots._held is not None
+    os.close(slots._held._context.lock_file_fd)
+    slots._held._context.lock_file_fd = None
+
+
+def test_slots_are_used_again_and_never_twice(tmp_path: Path) -> None:
+    first, second, third = (WorkerSlots(tmp_path, "here") for _ in range(3))
+    assert (first.take(), second.take()) == ("here:0", "here:1")
+    first.release()
+    assert third.take() == "here:0"
+    assert list(second.abandoned()) == []
+    die(third)
+    assert list(second.abandoned()) == ["here:0"]
 
 
 def test_jobs_of_an_unknown_kind_wait_for_a_server_that_knows_it(
