@@ -60,6 +60,9 @@ class Comparison:
             self._all(stage, [partial(self.finish, run) for run in runs])
         draw(self.log)
 
+    def _workers(self, stage: str) -> int:
+        return 1 if stage == "costs" else self.workers
+
     def _all(self, stage: str, jobs: Sequence[Callable[[], object]]) -> None:
         with tqdm(total=len(jobs), desc=stage) as bar:
 
@@ -67,7 +70,8 @@ class Comparison:
                 job()
                 bar.update()
 
-            do_all([partial(counted, job) for job in jobs], self.place.processes, self.workers)
+            counting = [partial(counted, job) for job in jobs]
+            do_all(counting, self.place.processes, self._workers(stage))
 
     def losses(self, method: str) -> dict[float, float]:
         """The validation losses of the rates that were tried."""
@@ -102,7 +106,7 @@ class Comparison:
             "about": run.about,
             "settings": self._settings(run),
             "scores": scores,
-            "workers": self.workers,
+            "workers": self._workers(run.stage),
             **_of(result),
         }
         self.log.add(line, [step["loss"] for step in result.get("steps", [])])
@@ -146,7 +150,7 @@ class Comparison:
                 continue
             done = {line["run"] for line in self.log.lines(stage)}
             runs = [run for run in self.plan.runs(stage, guess) if run.name not in done]
-            yield stage, len(runs), sum(map(self._seconds, runs)) / 60 / self.workers
+            yield stage, len(runs), sum(map(self._seconds, runs)) / 60 / self._workers(stage)
 
     def _has_rate(self, method: str) -> bool:
         return next_rate(self.losses(method), METHODS[method].first_rate) is None

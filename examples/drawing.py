@@ -38,7 +38,7 @@ def tables(lines: Sequence[Line]) -> str:
         "# Exact match, and Rouge-L in percent, on unseen rows",
         scores_table(tasks),
         "# What training costs",
-        costs_table([line for line in tasks if line["method"] != BASE]),
+        costs_table(_of_stage(lines, "costs")),
         "# Rows balanced",
         scores_table(line for line in later if line["about"] in _abouts(lines, "rows")),
         "# One adapter for all tasks",
@@ -88,7 +88,7 @@ def _place(title: str) -> tuple[int, str]:
 
 
 def costs_table(lines: Iterable[Line]) -> str:
-    """Medians over the tasks. The first phase is dense where a mask is selected."""
+    """Medians of each method's lines. The first phase is dense where a mask is selected."""
     by_method: dict[str, list[Line]] = {}
     for line in lines:
         by_method.setdefault(line["method"], []).append(line)
@@ -165,7 +165,8 @@ def picture(lines: Sequence[Line]) -> Figure:
     figure = Figure(figsize=(WIDTH_INCHES, 7.5), facecolor=PAPER, layout="constrained")
     above, below = figure.subplots(2, 1, height_ratios=[3, 2])
     _draw_scores(above, tasks, methods)
-    _draw_peaks(below, tasks, [method for method in methods if method != BASE])
+    costs = _of_stage(lines, "costs")
+    _draw_peaks(below, costs, [m for m in ORDER if any(line["method"] == m for line in costs)])
     for axes in (above, below):
         axes.set_facecolor(PAPER)
         axes.tick_params(colors=INK, labelsize=8)

@@ -10,8 +10,8 @@ TASKS = ("question_type", "number_to_words", "antonym", "sentiment_yelp", "germa
 RATE_TASK = "number_to_words"  # of which validation rows decide every method's rate
 ROW_TASKS = ("question_type", "number_to_words")
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-STAGES = ("rates", "tasks", "rows", "multitask", "continue")
-STEPS = 80  # half of them to choose rates and to go on from a merge
+STAGES = ("rates", "tasks", "rows", "multitask", "continue", "costs")
+STEPS = 80  # half of them to choose rates and to go on from a merge, a quarter to time them
 BASE = "base"
 SPARSE = "element 0.01"  # the method of the later stages
 
@@ -95,6 +95,8 @@ class Plan:
         if stage == "multitask":
             fields = METHODS[SPARSE].fields
             return [self._mixed(stage, SPARSE, self.steps, fields, rates[SPARSE])]
+        if stage == "costs":
+            return [self._timed(method, rates) for method in self.methods]
         assert stage == "continue"
         return self._continued(rates)
 
@@ -102,7 +104,7 @@ class Plan:
         """Methods whose rates these stages need."""
         later = {SPARSE} if {"rows", "multitask", "continue"} & {*stages} else set()
         later |= {"full targets"} if "continue" in stages else set()
-        all_of_them = {"tasks", "rates"} & {*stages}
+        all_of_them = {"tasks", "rates", "costs"} & {*stages}
         return [m for m in METHODS if m in later or (all_of_them and m in self.methods)]
 
     @property
@@ -113,6 +115,12 @@ class Plan:
         fields = METHODS[method].fields
         training = Training(steps=self.steps, data=(task,), lr=rates[method], fields=fields)
         return Run(stage="tasks", method=method, about=task, tasks=(task,), training=training)
+
+    def _timed(self, method: str, rates: Mapping[str, float]) -> Run:
+        """A short training for its seconds and bytes alone: nothing is to run beside it."""
+        fields, steps = METHODS[method].fields, max(2, self.steps // 4)
+        training = Training(steps=steps, data=(RATE_TASK,), lr=rates[method], fields=fields)
+        return Run(stage="costs", method=method, about=RATE_TASK, tasks=(), training=training)
 
     def _row_balanced(self, task: str, rates: Mapping[str, float]) -> Run:
         fields = {**METHODS[SPARSE].fields, "scope": "row"}

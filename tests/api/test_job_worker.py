@@ -253,8 +253,10 @@ def test_a_server_takes_over_what_another_of_its_folder_was_killed_in(
 def die(slots: WorkerSlots) -> None:
     """Let go of the lock as the system does for a process that is gone: the file stays."""
     assert slots._held is not None
-    os.close(slots._held._context.lock_file_fd)
-    slots._held._context.lock_file_fd = None
+    context = slots._held._context
+    assert context.lock_file_fd is not None
+    os.close(context.lock_file_fd)
+    context.lock_file_fd = None
 
 
 def test_slots_are_used_again_and_never_twice(tmp_path: Path) -> None:
