@@ -39,6 +39,15 @@ class DeltaBatch:
     coefficients: Tensor  # [num_pairs] fp32, of this layer
 
 
+class Entries(NamedTuple):
+    """What a sparse delta D changes, entry by entry: `W[places] + scale * values`."""
+
+    places: Tensor  # [n] int64, each once: which numbers of a packed weight; of one that `pack`
+    # leaves as it is, the flat row-major indices
+    values: Tensor  # [n] fp32
+    scale: float
+
+
 @dataclass(frozen=True, slots=True)
 class AttentionBatch:
     """Where the step's sequences lie, in the step and in the paged cache."""
@@ -76,6 +85,18 @@ class Kernels(Protocol):
 
     def pack(self, weight: Tensor) -> Tensor:
         """A base weight `[out, in]` laid out for `linear`, once, when a model is loaded."""
+
+    def can_fuse(self, operand: Operand) -> bool:
+        """Whether `operand` changes single entries of its weight, which `entries` can tell."""
+
+    def entries(self, operand: Operand, weight: Tensor) -> Entries:
+        """What an operand that `can_fuse` changes in the packed `weight`, in any order."""
+
+    def read(self, weight: Tensor, places: Tensor) -> Tensor:
+        """The numbers of the packed `weight` at `places`, in its dtype."""
+
+    def write(self, weight: Tensor, places: Tensor, values: Tensor) -> None:
+        """Set them, where the weight lies: what holds the tensor is multiplied by the new ones."""
 
     def warm_up(self, weights: Iterable[Tensor]) -> None:
         """Do ahead what the first steps of a model with these packed weights would wait for."""

@@ -13,8 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adapters_store.adapter import WeightDelta
-from server.kernels.interface import AttentionBatch, DeltaBatch, LogitSummary, Operand
-from server.kernels.reference_operands import ReferenceOperand, laid_out_bytes, lay_out
+from server.kernels.interface import AttentionBatch, DeltaBatch, Entries, LogitSummary, Operand
+from server.kernels.reference_operands import (
+    EntriesOperand,
+    ReferenceOperand,
+    laid_out_bytes,
+    lay_out,
+)
 
 WEIGHT_ROWS_PER_CHUNK = 4096  # rows of a 16-bit weight that are widened at a time
 
@@ -35,6 +40,19 @@ class ReferenceKernels:
 
     def pack(self, weight: Tensor) -> Tensor:
         return weight
+
+    def can_fuse(self, operand: Operand) -> bool:
+        return isinstance(operand, EntriesOperand)
+
+    def entries(self, operand: Operand, weight: Tensor) -> Entries:
+        assert isinstance(operand, EntriesOperand), "asked of what cannot fuse"
+        return operand.entries(weight.shape[1])
+
+    def read(self, weight: Tensor, places: Tensor) -> Tensor:
+        return weight.view(-1)[places]
+
+    def write(self, weight: Tensor, places: Tensor, values: Tensor) -> None:
+        weight.view(-1)[places] = values
 
     def warm_up(self, weights: Iterable[Tensor]) -> None:
         pass

@@ -21,6 +21,7 @@ from adapters_store.adapter import (
     WeightDelta,
 )
 from adapters_store.canonical import round_to_fp32
+from server.kernels.interface import Entries
 
 
 class ReferenceOperand(Protocol):
@@ -57,6 +58,12 @@ class EntriesOperand:
             include_last_offset=True,
         )
         return self.scale * sums.T
+
+    def entries(self, num_columns: int) -> Entries:
+        """What this changes in a weight of so many columns."""
+        counts = self.starts.diff()
+        rows = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+        return Entries(rows * num_columns + self.columns, self.values.float(), self.scale)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

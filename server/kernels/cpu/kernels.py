@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from adapters_store.adapter import DenseDelta, WeightDelta
-from server.kernels.cpu import attention, glue, products
+from server.kernels.cpu import attention, glue, packed_numbers, products
 from server.kernels.cpu.deltas import add_deltas
+from server.kernels.cpu.entries import operand_entries
 from server.kernels.cpu.logits import summarize
 from server.kernels.cpu.operands import (
+    RUNS,
     CompiledOperand,
     can_compile,
     compile_delta,
@@ -24,7 +26,7 @@ from server.kernels.cpu.operands import (
 )
 from server.kernels.cpu.threads import can_share_threads
 from server.kernels.cpu.warming import call_all, multiply_by
-from server.kernels.interface import AttentionBatch, DeltaBatch, LogitSummary, Operand
+from server.kernels.interface import AttentionBatch, DeltaBatch, Entries, LogitSummary, Operand
 from server.kernels.reference import ReferenceKernels
 
 SERIAL_NUMBERS = 8192  # of fewer, no second thread is worth waking
@@ -60,6 +62,19 @@ class CpuKernels(ReferenceKernels):
         if isinstance(delta, DenseDelta):
             return products.packed_bytes(delta)
         return super().operand_bytes(delta)
+
+    def can_fuse(self, operand: Operand) -> bool:
+        return isinstance(operand, CompiledOperand) and operand.kind == RUNS
+
+    def entries(self, operand: Operand, weight: Tensor) -> Entries:
+        assert isinstance(operand, CompiledOperand), "asked of what cannot fuse"
+        return operand_entries(operand, packed_numbers.map_of(weight), self._threads)
+
+    def read(self, weight: Tensor, places: Tensor) -> Tensor:
+        return packed_numbers.read(weight, places, self._threads)
+
+    def write(self, weight: Tensor, places: Tensor, values: Tensor) -> None:
+        packed_numbers.write(weight, places, values, self._threads)
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         return products.product(x, weight)
