@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-BACKGROUND_SHARE = 8  # one token of so many, so that a step with live requests stays short
-
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
@@ -25,11 +23,6 @@ class EngineConfig:
         assert self.max_num_batched_tokens > 0
         kept = self.num_pages - self.max_lent_pages
         assert self.max_model_len <= kept * self.page_size, "one sequence must fit"
-
-    @property
-    def background_tokens(self) -> int:
-        """Tokens that a step has for less urgent requests when it computes for more urgent ones."""
-        return max(1, self.max_num_batched_tokens // BACKGROUND_SHARE)
 
     def rope_regime(self, num_tokens: int) -> int:
         """RoPE regime of a sequence that is `num_tokens` long: 0 short, 1 long."""

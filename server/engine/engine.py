@@ -3,8 +3,9 @@
 Every added request ends exactly once, with a SequenceOutput that carries a finish reason.
 """
 
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from server.engine.block_manager import BlockManager
@@ -65,12 +66,14 @@ class Engine:
         decode: Decode,
         eos_token_ids: frozenset[int],
         blocks: BlockManager | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.config = config
         self.scheduler = Scheduler(config, blocks or BlockManager.of(config))
         self._runner = runner
         self._decode = decode
         self._eos_token_ids = eos_token_ids
+        self._clock = clock
         self._live: dict[str, _Tracked] = {}
         self._totals = _Totals()
 
@@ -97,10 +100,12 @@ class Engine:
     def step(self) -> list[SequenceOutput]:
         """Compute one batch; the outputs of every request that moved."""
         batch = self.scheduler.schedule()
+        started = self._clock()
         try:
             results = self._runner.run(batch)
         except Exception as error:
             return [self._fail(self._live[e.sequence.request_id], error) for e in batch.entries]
+        self.scheduler.pace.note(batch.num_tokens, self._clock() - started)
         self.scheduler.computed(batch)
         return self._collect(batch, results)
 
@@ -242,5 +247,4 @@ def _describe(
 
 
 def _adapter_names(sequences: Iterable[Sequence]) -> tuple[str, ...]:
-    """Names of the adapters that `sequences` use, sorted."""
     return tuple(sorted({name for s in list(sequences) for name in s.request.adapter_names}))

@@ -5,8 +5,8 @@ of arrival, then waiting ones are admitted while tokens, seats and pages last. W
 the latest arrival gives its pages back and waits again, to be recomputed (preemption).
 
 That is so within a priority. What is less urgent has what the more urgent leaves over: it is
-admitted where none of those waits, gives seats and pages to any that comes, and has a small share
-of the tokens of a step that computes for them. So it delays nobody by more than the step in work.
+admitted where none of those waits, gives seats and pages to any that comes, and has as many tokens
+of a step as make it little longer (`pace.py`). So it delays nobody by more than a short step.
 """
 
 from collections.abc import Iterator
@@ -16,9 +16,10 @@ from itertools import count
 from server.engine.block_manager import BlockManager
 from server.engine.config import EngineConfig
 from server.engine.errors import QueueFull
+from server.engine.pace import Pace
 from server.engine.page_keys import extend_keys
 from server.engine.ranks import first_of, put
-from server.engine.sequence import Sequence
+from server.engine.sequence import LIVE, Sequence
 from server.engine.stats import SchedulerCounts
 
 
@@ -58,6 +59,7 @@ class Scheduler:
         self.config = config
         self.blocks = blocks
         self.counts = SchedulerCounts()
+        self.pace = Pace()
         self.waiting: list[Sequence] = []  # this and the next by rank
         self.running: list[Sequence] = []
         self._arrivals = count()
@@ -90,11 +92,9 @@ class Scheduler:
         entries: list[ScheduledSequence] = []
         budget = self.config.max_num_batched_tokens
         for priority in sorted({s.priority for s in (*self.running, *self.waiting)}):
-            chosen = self._schedule_priority(priority, budget)
-            budget -= sum(entry.num_tokens for entry in chosen)
-            entries += chosen
-            if entries:
-                budget = min(budget, self.config.background_tokens)
+            num_tokens = sum(entry.num_tokens for entry in entries)
+            room = budget if priority <= LIVE else self.pace.room(num_tokens)
+            entries += self._schedule_priority(priority, min(budget - num_tokens, room))
         return ScheduledBatch(tuple(entries))
 
     def _schedule_priority(self, priority: int, budget: int) -> list[ScheduledSequence]:

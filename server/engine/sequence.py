@@ -6,6 +6,8 @@ from enum import Enum
 from server.adapters.composition import BASE, Composition
 from server.engine.sampling_params import SamplingParams
 
+LIVE = 0  # the priority of requests that somebody waits for
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
@@ -19,7 +21,7 @@ class GenerationRequest:
     adapter_from: int = 0
     adapter_names: tuple[str, ...] = ()  # for metrics only
     cache_salt: str = ""  # requests share cached pages only where their salts are equal
-    priority: int = 0  # as vLLM has it: lower is served first; live requests have 0
+    priority: int = LIVE  # as vLLM has it: lower is served first
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from server.engine.config import EngineConfig
 from server.engine.errors import QueueFull
+from server.engine.pace import ALONE_S, SLOWDOWN, Pace
 from server.engine.sequence import GenerationRequest
 
 Chunk = tuple[str, int, int]  # request, first token, tokens
@@ -107,16 +108,65 @@ def test_no_less_urgent_request_is_admitted_while_a_live_one_waits() -> None:
         assert running in (["big"], ["wide"], ["wide", "late"], [])
 
 
-def test_a_step_with_live_requests_gives_the_others_a_small_share() -> None:
+def known_pace(fixed_s: float, token_s: float, lengths: Seq[int] = range(1, 40)) -> Pace:
+    """After steps of these lengths on a machine of this kind, over and over."""
+    pace = Pace()
+    for _ in range(5):
+        for num_tokens in lengths:
+            pace.note(num_tokens, fixed_s + token_s * num_tokens)
+    return pace
+
+
+def test_a_step_with_live_requests_has_little_room_for_the_others() -> None:
     engine, runner = fake_engine(config(max_num_batched_tokens=32))
     engine.add(request("live", [1, 2], max_tokens=30))
     engine.add(background("late", range(50), max_tokens=1))
+    engine.scheduler.pace = known_pace(fixed_s=0.04, token_s=0.002)
     engine.step()
     shares = {e.sequence.request_id: e.num_tokens for e in runner.batches[-1].entries}
-    assert shares == {"live": 2, "late": 4}
+    assert shares.keys() == {"live", "late"}
+    assert shares["live"] == 2
+    assert 1 <= shares["late"] <= SLOWDOWN * 0.044 / 0.002
     engine.abort("live")
+    engine.scheduler.pace = known_pace(fixed_s=0.0, token_s=ALONE_S / 8.5)
     engine.step()
-    assert [e.num_tokens for e in runner.batches[-1].entries] == [32]
+    assert [e.num_tokens for e in runner.batches[-1].entries] == [8]
+
+
+@pytest.mark.parametrize("before", [Pace(), known_pace(0.0, 0.0), known_pace(0.1, -0.001)])
+def test_where_tokens_cost_nothing_there_is_room_for_all(before: Pace) -> None:
+    assert min(before.room(0), before.room(3)) > 10**6
+
+
+@given(st.floats(0.001, 0.2), st.floats(1e-5, 0.01), st.integers(1, 64))
+def test_the_less_urgent_make_steps_longer_by_a_quarter_once_the_machine_is_known(
+    fixed_s: float, token_s: float, live: int
+) -> None:
+    """Whatever the machine: it is learned from the steps that were made by what was known."""
+    pace, extra = Pace(), 0
+    for _ in range(200):
+        extra = min(512, pace.room(live))
+        pace.note(live + extra, fixed_s + token_s * (live + extra))
+    alone = fixed_s + token_s * live
+    assert extra == 1 or token_s * extra <= SLOWDOWN * alone * 1.05
+
+
+@given(st.floats(0.001, 0.2), st.floats(1e-5, 0.01))
+def test_a_step_of_the_less_urgent_alone_ends_soon(fixed_s: float, token_s: float) -> None:
+    pace, extra = Pace(), 0
+    for _ in range(200):
+        extra = min(512, pace.room(0))
+        pace.note(extra, fixed_s + token_s * extra)
+    assert extra == 1 or fixed_s + token_s * extra <= ALONE_S * 1.05
+
+
+def test_the_engine_learns_its_pace_from_its_clock() -> None:
+    engine, _ = fake_engine(config(max_num_batched_tokens=32))
+    ticks = iter(range(100))
+    engine._clock = lambda: float(next(ticks))
+    engine.add(request("live", range(20), max_tokens=1))
+    engine.step()
+    assert engine.scheduler.pace.room(20) == int(SLOWDOWN * 20), "one second for twenty tokens"
 
 
 def test_the_less_urgent_take_no_place_in_the_line_of_the_urgent() -> None:
