@@ -3,6 +3,9 @@
 AdapterMemoryError
 ├── AdapterMemoryFull       the adapters of one request never fit beside what is pinned for good
 └── LeaseQueueFull          as many requests wait for adapter memory as the server holds
+
+RoundedAway stands beside them: what would be fused on its own account then is not, and nobody
+hears of it.
 """
 
 
@@ -27,3 +30,11 @@ class LeaseQueueFull(AdapterMemoryError):
     def __init__(self, limit: int, retry_after_s: int = 1) -> None:
         self.limit, self.retry_after_s = limit, retry_after_s
         super().__init__(f"{limit} requests are waiting for adapter memory; try again later")
+
+
+class RoundedAway(Exception):
+    """Weights of 16 bits would lose the share `error` of a change; `worst` is the most allowed."""
+
+    def __init__(self, error: float, worst: float) -> None:
+        self.error, self.worst = error, worst
+        super().__init__(f"rounding would lose {error:.2%} of the change; at most {worst:.2%} may")
