@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from numba import njit
 
 Loop = TypeVar("Loop", bound=Callable[..., Any])
+AS_WRITTEN: frozenset[str] = frozenset()
 CONTRACTED = frozenset({"contract"})
 IN_LANES = frozenset({"contract", "reassoc", "nsz"})
 
@@ -24,6 +25,11 @@ def compiled(loop: Loop) -> Loop:
 def lane_sum(loop: Loop) -> Loop:
     """The same for a loop that is one sum: taken in vector lanes, which are added up at the end."""
     return _compile(loop, IN_LANES)
+
+
+def as_written(loop: Loop) -> Loop:
+    """The same, but every product and every sum is rounded by itself."""
+    return _compile(loop, AS_WRITTEN)
 
 
 def _compile(loop: Loop, fastmath: frozenset[str]) -> Loop:

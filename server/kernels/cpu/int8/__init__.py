@@ -1,0 +1,1 @@
+"""Base weights of one byte: grouped quantization, its layout, and its products."""

@@ -1,0 +1,175 @@
+"""Products of a few quantized rows with one tile of a quantized weight, in registers.
+
+What is added up for a number of the result is its own row's and column's, group after group, as
+`grouped.product` has it: how many rows are multiplied at a time changes no bit.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from server.kernels.cpu.compiled import as_written
+from server.kernels.cpu.int8.bytes import BYTE, DEPTH, WORDS, add_dots
+from server.kernels.cpu.int8.grouped import GROUP
+from server.kernels.cpu.int8.layout import GROUP_BYTES
+from server.kernels.cpu.vectors import (
+    FLOAT,
+    INDEX,
+    LANES,
+    VECTOR,
+    WIDTH,
+    broadcast,
+    load,
+    start_of,
+    store,
+)
+
+HALVES = range(0, WIDTH, LANES)  # where the vectors of a tile's rows begin
+MOST_ROWS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Operands:
+    """Addresses while code is made for them. `first_groups` are places among all rows' groups."""
+
+    context: Any
+    builder: Any
+    sums: Any
+    numbers: Any
+    starts: Any
+    scales: Any
+    first_groups: list[Any]
+    tile: Any
+
+
+def _tile(rows: int) -> Any:
+    """`tile(sums, numbers, starts, scales, first, weight, groups)`, as `multiply` has them."""
+
+    def tile(
+        typing: Any,
+        sums: Any,
+        numbers: Any,
+        starts: Any,
+        scales: Any,
+        first: Any,
+        weight: Any,
+        groups: Any,
+    ) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            *arrays, first, weight, groups = values
+            zero = _number(0)
+            kinds = signature.args[: len(arrays)]
+            addresses = [
+                start_of(context, builder, kind, array, zero)
+                for kind, array in zip(kinds, arrays, strict=True)
+            ]
+            numbers = (builder.add(first, _number(row)) for row in range(rows))
+            first_groups = [builder.mul(number, groups) for number in numbers]
+            tile = builder.inttoptr(weight, BYTE.as_pointer())
+            operands = _Operands(context, builder, *addresses, first_groups, tile)
+            _for_each(builder, groups, lambda group: _add_group(operands, group))
+            return context.get_dummy_value()
+
+        i = types.int64
+        return types.void(sums, numbers, starts, scales, i, i, i), generate
+
+    return intrinsic(tile)
+
+
+def _for_each(builder: Any, count: Any, body: Any) -> None:
+    """`body(i)` for i < count; count > 0."""
+    entry = builder.block
+    loop, after = (builder.append_basic_block(name) for name in ("group", "multiplied"))
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    at = builder.phi(INDEX)
+    body(at)
+    following = builder.add(at, _number(1))
+    builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
+    at.add_incoming(_number(0), entry)
+    at.add_incoming(following, loop)
+    builder.position_at_end(after)
+
+
+def _add_group(own: _Operands, group: Any) -> None:
+    """Add to the sums what one group of the columns gives."""
+    builder = own.builder
+    builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], True)
+    places = [builder.add(first, group) for first in own.first_groups]
+    tile = builder.gep(own.tile, [builder.mul(group, _number(GROUP_BYTES))])
+    totals = _whole_sums(own, places, tile)
+    tile_scales = _cast(builder, builder.gep(tile, [_number(WIDTH * GROUP)]), FLOAT)
+    scales = [load(builder, tile_scales, _number(half)) for half in HALVES]
+    for row, place in enumerate(places):
+        row_scale = broadcast(builder, builder.load(builder.gep(own.scales, [place])))
+        for half, scale, total in zip(HALVES, scales, totals[row], strict=True):
+            factor = builder.fmul(row_scale, scale)
+            product = builder.fmul(builder.sitofp(total, VECTOR), factor)
+            at = _number(row * WIDTH + half)
+            store(builder, builder.fadd(load(builder, own.sums, at), product), own.sums, at)
+
+
+def _whole_sums(own: _Operands, places: list[Any], tile: Any) -> list[list[Any]]:
+    """By row and half, what the numbers of one group add up to, in whole numbers."""
+    builder = own.builder
+    initial = (_broadcast_word(builder, own.starts, place) for place in places)
+    sums = [[word] * len(HALVES) for word in initial]
+    words = [builder.mul(place, _number(GROUP // DEPTH)) for place in places]
+    for step in range(GROUP // DEPTH):
+        weights = [_load_words(builder, tile, (step * WIDTH + half) * DEPTH) for half in HALVES]
+        for row, word in enumerate(words):
+            at = builder.add(word, _number(step))
+            bytes_ = _broadcast_word(builder, own.numbers, at)
+            sums[row] = [
+                add_dots(own.context, builder, sum_, weight, bytes_)
+                for sum_, weight in zip(sums[row], weights, strict=True)
+            ]
+    return sums
+
+
+def _broadcast_word(builder: Any, start: Any, at: Any) -> Any:
+    """A vector of nothing but the word `at` words after `start`."""
+    single = builder.load(builder.gep(_cast(builder, start, FLOAT), [at]))
+    return builder.bitcast(broadcast(builder, single), WORDS)
+
+
+def _load_words(builder: Any, start: Any, at: int) -> Any:
+    place = _cast(builder, builder.gep(start, [_number(at)]), WORDS)
+    return builder.load(place, align=DEPTH)
+
+
+def _cast(builder: Any, address: Any, kind: Any) -> Any:
+    return builder.bitcast(address, kind.as_pointer())
+
+
+def _number(number: int) -> Any:
+    return ir.Constant(INDEX, number)
+
+
+_tile_of_8, _tile_of_4, _tile_of_2, _tile_of_1 = map(_tile, (8, 4, 2, 1))
+
+
+@as_written
+def multiply(
+    sums: Any, numbers: Any, starts: Any, scales: Any, first: int, past: int, tile: int, groups: int
+) -> int:
+    """Add the products of a tile and up to MOST_ROWS rows from `first` on; how many there were.
+
+    Flat arrays: `sums [MOST_ROWS, WIDTH]`, `numbers [past, groups, GROUP]`, `scales [past,
+    groups]`, and `starts [past, groups]`, at which the sum of a group begins. `tile` is an address.
+    """
+    left = past - first
+    if left >= 8:
+        _tile_of_8(sums, numbers, starts, scales, first, tile, groups)
+        return 8
+    if left >= 4:
+        _tile_of_4(sums, numbers, starts, scales, first, tile, groups)
+        return 4
+    if left >= 2:
+        _tile_of_2(sums, numbers, starts, scales, first, tile, groups)
+        return 2
+    _tile_of_1(sums, numbers, starts, scales, first, tile, groups)
+    return 1
