@@ -79,16 +79,21 @@ def _across(joined: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             start = start_of(context, builder, signature.args[0], *values)
             halves = (load(builder, start, ir.Constant(INDEX, i)) for i in range(0, WIDTH, LANES))
-            vector, width = joined(builder, *halves), LANES
-            while width > 1:
-                width //= 2
-                turned = _lanes([(lane + width) % LANES for lane in range(LANES)])
-                vector = joined(builder, vector, builder.shuffle_vector(vector, UNDEFINED, turned))
-            return builder.extract_element(vector, ir.Constant(WORD, 0))
+            return join_lanes(builder, joined(builder, *halves), joined)
 
         return types.float32(numbers, types.int64), generate
 
     return intrinsic(across)
+
+
+def join_lanes(builder: Any, vector: Any, joined: Any) -> Any:
+    """All numbers of a vector made one by `joined(builder, first, second)`, halves by halves."""
+    undefined, width = ir.Constant(vector.type, ir.Undefined), LANES
+    while width > 1:
+        width //= 2
+        turned = _lanes([(lane + width) % LANES for lane in range(LANES)])
+        vector = joined(builder, vector, builder.shuffle_vector(vector, undefined, turned))
+    return builder.extract_element(vector, ir.Constant(WORD, 0))
 
 
 def _sum(builder: Any, first: Any, second: Any) -> Any:

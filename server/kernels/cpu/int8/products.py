@@ -8,11 +8,12 @@ from torch import Tensor
 from server.kernels.cpu.compiled import as_written
 from server.kernels.cpu.int8.grouped import GROUP, LARGEST, SMALLEST
 from server.kernels.cpu.int8.layout import GROUP_BYTES, OFFSET
+from server.kernels.cpu.int8.rounding import highest_bits, round_to_bytes
 from server.kernels.cpu.int8.tiles import MOST_ROWS, multiply
 from server.kernels.cpu.threads import run_tasks
 from server.kernels.cpu.vectors import WIDTH
 
-MAGNITUDE, NOT_FINITE = np.int32(0x7FFFFFFF), np.int32(0x7F800000)  # bits of fp32
+NOT_FINITE, SMALLEST_BITS = np.float32([np.inf, SMALLEST]).view(np.int32)  # as whole numbers
 SERIAL_ROWS = 4  # of fewer, no second thread is worth waking to quantize them
 
 
@@ -38,44 +39,29 @@ def _multiply(x: Any, weight: int, threads: int, y: Any) -> None:
 @as_written
 def _quantize_row(row: int, x: Any, groups: int, numbers: Any, starts: Any, scales: Any) -> None:
     """As `grouped.quantize` does it; and where the sum of each group begins."""
-    width = x.shape[1]
-    filled = np.zeros(GROUP, np.float32)
-    for group in range(groups):
-        at, first = row * groups + group, group * GROUP
-        made = numbers[at * GROUP : (at + 1) * GROUP]
-        if first + GROUP <= width:
-            scales[at], total = _quantize(x[row, first : first + GROUP], made)
-        else:
-            filled[: width - first] = x[row, first:]
-            scales[at], total = _quantize(filled, made)
-        starts[at] = -OFFSET * total  # the weight's numbers are kept so much higher
+    own, whole = x[row], x.shape[1] // GROUP
+    for group in range(whole):
+        _quantize(own, group * GROUP, row * groups + group, numbers, starts, scales)
+    if whole < groups:
+        filled = np.zeros(GROUP, np.float32)
+        for i in range(whole * GROUP, x.shape[1]):
+            filled[i - whole * GROUP] = own[i]
+        _quantize(filled, 0, row * groups + whole, numbers, starts, scales)
 
 
 @as_written
-def _quantize(group: Any, numbers: Any) -> Any:
-    """Fill `numbers` of a group; its scale, and the sum of its numbers."""
-    numbers[:] = 0
-    total, most = np.int32(0), _highest(group.view(np.int32))
-    if most >= NOT_FINITE:
-        return np.float32(np.nan), total
-    largest = np.int32(most).view(np.float32)
-    if largest < np.float32(SMALLEST):
-        return np.float32(0), total
+def _quantize(own: Any, first: int, at: int, numbers: Any, starts: Any, scales: Any) -> None:
+    highest = highest_bits(own, first)
+    if highest >= NOT_FINITE or highest < SMALLEST_BITS:
+        numbers[at * GROUP : (at + 1) * GROUP] = 0
+        starts[at] = 0
+        scales[at] = np.nan if highest >= NOT_FINITE else 0
+        return
+    largest = np.int32(highest).view(np.float32)
     inverse = np.float32(LARGEST) / largest
-    for i in range(GROUP):
-        number = np.int32(np.rint(group[i] * inverse))
-        numbers[i] = number
-        total = np.int32(total + number)
-    return largest / np.float32(LARGEST), total
-
-
-@as_written
-def _highest(bits: Any) -> Any:
-    """The bits of the largest magnitude; those of what is no finite number are higher."""
-    most = np.int32(0)
-    for i in range(GROUP):
-        most = max(most, np.int32(bits[i] & MAGNITUDE))
-    return most
+    total = round_to_bytes(own, first, inverse, numbers, at * GROUP)
+    starts[at] = -OFFSET * total  # the weight's numbers are kept so much higher
+    scales[at] = largest / np.float32(LARGEST)
 
 
 @as_written

@@ -28,7 +28,7 @@ from server.kernels.cpu.vectors import (
 )
 
 HALVES = range(0, WIDTH, LANES)  # where the vectors of a tile's rows begin
-MOST_ROWS = 8
+MOST_ROWS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def _tile(rows: int) -> Any:
             first_groups = [builder.mul(number, groups) for number in numbers]
             tile = builder.inttoptr(weight, BYTE.as_pointer())
             operands = _Operands(context, builder, *addresses, first_groups, tile)
-            _for_each(builder, groups, lambda group: _add_group(operands, group))
+            _along_groups(operands, rows, groups)
             return context.get_dummy_value()
 
         i = types.int64
@@ -79,37 +79,44 @@ def _tile(rows: int) -> Any:
     return intrinsic(tile)
 
 
-def _for_each(builder: Any, count: Any, body: Any) -> None:
-    """`body(i)` for i < count; count > 0."""
+def _along_groups(own: _Operands, rows: int, groups: Any) -> None:
+    """The sums stay in registers while a loop goes along the groups of the columns."""
+    builder = own.builder
+    places = [_number(row * WIDTH + half) for row in range(rows) for half in HALVES]
+    initial = [load(builder, own.sums, place) for place in places]
     entry = builder.block
     loop, after = (builder.append_basic_block(name) for name in ("group", "multiplied"))
     builder.branch(loop)
     builder.position_at_end(loop)
-    at = builder.phi(INDEX)
-    body(at)
-    following = builder.add(at, _number(1))
-    builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
-    at.add_incoming(_number(0), entry)
-    at.add_incoming(following, loop)
+    group, sums = builder.phi(INDEX), [builder.phi(VECTOR) for _ in places]
+    products = _group_products(own, group)
+    results = [builder.fadd(sum_, one) for sum_, one in zip(sums, products, strict=True)]
+    following = builder.add(group, _number(1))
+    builder.cbranch(builder.icmp_signed("<", following, groups), loop, after)
+    first, later = [_number(0), *initial], [following, *results]
+    for phi, *incoming in zip([group, *sums], first, later, strict=True):
+        phi.add_incoming(incoming[0], entry)
+        phi.add_incoming(incoming[1], loop)
     builder.position_at_end(after)
+    for place, result in zip(places, results, strict=True):
+        store(builder, result, own.sums, place)
 
 
-def _add_group(own: _Operands, group: Any) -> None:
-    """Add to the sums what one group of the columns gives."""
+def _group_products(own: _Operands, group: Any) -> list[Any]:
+    """By row, then half of the tile, what one group of the columns gives."""
     builder = own.builder
-    builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], True)
     places = [builder.add(first, group) for first in own.first_groups]
     tile = builder.gep(own.tile, [builder.mul(group, _number(GROUP_BYTES))])
     totals = _whole_sums(own, places, tile)
     tile_scales = _cast(builder, builder.gep(tile, [_number(WIDTH * GROUP)]), FLOAT)
     scales = [load(builder, tile_scales, _number(half)) for half in HALVES]
-    for row, place in enumerate(places):
+    products = []
+    for place, own_totals in zip(places, totals, strict=True):
         row_scale = broadcast(builder, builder.load(builder.gep(own.scales, [place])))
-        for half, scale, total in zip(HALVES, scales, totals[row], strict=True):
+        for scale, total in zip(scales, own_totals, strict=True):
             factor = builder.fmul(row_scale, scale)
-            product = builder.fmul(builder.sitofp(total, VECTOR), factor)
-            at = _number(row * WIDTH + half)
-            store(builder, builder.fadd(load(builder, own.sums, at), product), own.sums, at)
+            products.append(builder.fmul(builder.sitofp(total, VECTOR), factor))
+    return products
 
 
 def _whole_sums(own: _Operands, places: list[Any], tile: Any) -> list[list[Any]]:
@@ -149,7 +156,7 @@ def _number(number: int) -> Any:
     return ir.Constant(INDEX, number)
 
 
-_tile_of_8, _tile_of_4, _tile_of_2, _tile_of_1 = map(_tile, (8, 4, 2, 1))
+_tile_of_4, _tile_of_2, _tile_of_1 = map(_tile, (4, 2, 1))
 
 
 @as_written
@@ -162,9 +169,6 @@ def multiply(
     groups]`, and `starts [past, groups]`, at which the sum of a group begins. `tile` is an address.
     """
     left = past - first
-    if left >= 8:
-        _tile_of_8(sums, numbers, starts, scales, first, tile, groups)
-        return 8
     if left >= 4:
         _tile_of_4(sums, numbers, starts, scales, first, tile, groups)
         return 4
