@@ -95,7 +95,7 @@ def _plan(
         raise SettingsConflict("max_model_len", max_model_len, f"model and KV pages allow {fits}")
     lent_pages = -(-adapter_bytes // page_bytes) if kernels.device.type == "cpu" else 0
     name = str(dtype).removeprefix("torch.")
-    numerics = f"dtype={name};kv={name};quantization=none;mode=batched;kernels={kernels.name}"
+    numerics = f"dtype={name};kv={name};quantization=none;kernels={kernels.name}"
     config = EngineConfig(
         max_model_len=max_model_len,
         num_pages=kept_pages + lent_pages,

@@ -15,8 +15,8 @@ from server.engine.engine import Engine, SequenceOutput
 from server.engine.runner import EntryResult, ModelRunner
 from server.engine.sampler import SampledToken
 from server.engine.sampling_params import SamplingParams
-from server.engine.scheduler import ScheduledBatch
-from server.engine.sequence import GenerationRequest, TokenLogprobs
+from server.engine.scheduled import ScheduledBatch
+from server.engine.sequence import GenerationRequest, Mode, TokenLogprobs
 from server.kernels.cpu.kernels import CpuKernels
 from server.kernels.interface import Kernels
 from server.kernels.reference import ReferenceKernels
@@ -88,6 +88,7 @@ def request(
     composition: Composition = BASE,
     adapter_from: int = 0,
     cache_salt: str = "",
+    mode: Mode = Mode.BATCHED,
     **sampling: object,
 ) -> GenerationRequest:
     params = SamplingParams(**{"max_tokens": 8, "temperature": 0.0, **sampling})  # type: ignore[arg-type]
@@ -98,6 +99,7 @@ def request(
         composition,
         adapter_from=adapter_from,
         cache_salt=cache_salt,
+        mode=mode,
     )
 
 

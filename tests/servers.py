@@ -24,7 +24,7 @@ from server.api.services import Services
 from server.app import create_app
 from server.engine.engine import Engine
 from server.engine.runner import EntryResult, Runner
-from server.engine.scheduler import ScheduledBatch
+from server.engine.scheduled import ScheduledBatch
 from server.model.checkpoint import open_checkpoint
 from server.model.identity import base_identity
 from server.settings import Settings

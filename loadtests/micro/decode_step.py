@@ -21,7 +21,7 @@ from rich.table import Table
 
 from server.engine.runner import ModelRunner
 from server.engine.sampling_params import SamplingParams
-from server.engine.scheduler import ScheduledBatch, ScheduledSequence
+from server.engine.scheduled import ScheduledBatch, ScheduledSequence
 from server.engine.sequence import GenerationRequest, Sequence
 from server.kernels.cpu.kernels import CpuKernels
 from server.kernels.reference import ReferenceKernels

@@ -12,7 +12,7 @@ from torch import Tensor
 from server.adapters.composition import ArrowRouter, Composition, prototypes_id
 from server.adapters.delta import ResidentAdapter, TokenPairs, pair_tokens
 from server.adapters.routing import Mixture, RoutedMember
-from server.engine.scheduler import ScheduledBatch, ScheduledSequence
+from server.engine.scheduled import ScheduledBatch, ScheduledSequence
 from server.kernels.interface import AttentionBatch
 from server.model.step import Step
 

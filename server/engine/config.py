@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from server.engine.sequence import Mode
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
@@ -16,6 +18,7 @@ class EngineConfig:
     max_queued_requests: int = 1024  # requests that may wait
     rope_boundary: int | None = None  # longest sequence of the short RoPE regime (longrope)
     numerics: str = "fp32"  # numerics class of this server, part of every page's key
+    may_fuse: bool = False  # whether weights ever hold a composition
 
     def __post_init__(self) -> None:
         assert self.page_size > 0
@@ -23,6 +26,14 @@ class EngineConfig:
         assert self.max_num_batched_tokens > 0
         kept = self.num_pages - self.max_lent_pages
         assert self.max_model_len <= kept * self.page_size, "one sequence must fit"
+
+    def mode_class(self, mode: Mode) -> str:
+        """The numerics class of requests in `mode`.
+
+        Where weights may hold a composition, tokens of batched requests are corrected in some steps
+        and not in others. Then they are equal to a tolerance only, and no longer to the bit.
+        """
+        return "corrected" if mode is Mode.BATCHED and self.may_fuse else mode.value
 
     def rope_regime(self, num_tokens: int) -> int:
         """RoPE regime of a sequence that is `num_tokens` long: 0 short, 1 long."""

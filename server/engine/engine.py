@@ -15,7 +15,8 @@ from server.engine.errors import StepFailed
 from server.engine.runner import EntryResult, Runner
 from server.engine.sampler import SampledToken
 from server.engine.sampling_params import SamplingParams
-from server.engine.scheduler import ScheduledBatch, Scheduler
+from server.engine.scheduled import ScheduledBatch
+from server.engine.scheduler import Scheduler
 from server.engine.sequence import FinishReason, GenerationRequest, Sequence, TokenLogprobs
 from server.engine.stats import EngineStats
 

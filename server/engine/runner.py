@@ -11,7 +11,7 @@ from torch import Tensor
 from server.adapters.delta import ResidentAdapter
 from server.engine.batch import LogitRow, build_step, logit_rows
 from server.engine.sampler import LogitsRow, SampledToken, rows_of, sample, token_logprobs
-from server.engine.scheduler import ScheduledBatch
+from server.engine.scheduled import ScheduledBatch
 from server.engine.sequence import TokenLogprobs
 from server.model.kv_cache import KVCache
 from server.model.phi3 import Phi3

@@ -7,10 +7,12 @@ the latest arrival gives its pages back and waits again, to be recomputed (preem
 That is so within a priority. What is less urgent has what the more urgent leaves over: it is
 admitted where none of those waits, gives seats and pages to any that comes, and has as many tokens
 of a step as make it little longer (`pace.py`). So it delays nobody by more than a short step.
+
+A step has one composition in the weights at most. Of sequences in fused mode it computes those
+whose turn it is (`turns.py`); the others keep their seats and pages meanwhile.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import count
 
 from server.engine.block_manager import BlockManager
@@ -19,37 +21,10 @@ from server.engine.errors import QueueFull
 from server.engine.pace import Pace
 from server.engine.page_keys import extend_keys
 from server.engine.ranks import first_of, put
+from server.engine.scheduled import ScheduledBatch, ScheduledSequence
 from server.engine.sequence import LIVE, Sequence
 from server.engine.stats import SchedulerCounts
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduledSequence:
-    """Compute tokens `[start, start + num_tokens)` of `sequence` in this step."""
-
-    sequence: Sequence
-    start: int
-    num_tokens: int
-
-    @property
-    def end(self) -> int:
-        return self.start + self.num_tokens
-
-    @property
-    def samples(self) -> bool:
-        """Whether this chunk reaches the sequence's last token, so that the next one is chosen."""
-        return self.end == len(self.sequence.tokens) and not self.sequence.samples_nothing
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduledBatch:
-    """The whole contract between scheduler and runner for one step."""
-
-    entries: tuple[ScheduledSequence, ...]
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(entry.num_tokens for entry in self.entries)
+from server.engine.turns import Turns
 
 
 class Scheduler:
@@ -63,6 +38,7 @@ class Scheduler:
         self.waiting: list[Sequence] = []  # this and the next by rank
         self.running: list[Sequence] = []
         self._arrivals = count()
+        self._turns = Turns()
         self._preempted: set[int] = set()  # priorities of what this step preempted
 
     @property
@@ -88,6 +64,13 @@ class Scheduler:
             return self._schedule()
 
     def _schedule(self) -> ScheduledBatch:
+        entries = self._schedule_turn()
+        while not entries and self._preempted:  # those whose turn it was: then it is another's
+            entries = self._schedule_turn()
+        return ScheduledBatch(tuple(entries), self._turns.current)
+
+    def _schedule_turn(self) -> list[ScheduledSequence]:
+        self._turns.begin(s.request.composition for s in self.running if s.is_fused)
         self._preempted.clear()
         entries: list[ScheduledSequence] = []
         budget = self.config.max_num_batched_tokens
@@ -95,7 +78,7 @@ class Scheduler:
             num_tokens = sum(entry.num_tokens for entry in entries)
             room = budget if priority <= LIVE else self.pace.room(num_tokens)
             entries += self._schedule_priority(priority, min(budget - num_tokens, room))
-        return ScheduledBatch(tuple(entries))
+        return entries
 
     def _schedule_priority(self, priority: int, budget: int) -> list[ScheduledSequence]:
         entries = list(self._continue_running(priority, budget))
@@ -129,6 +112,9 @@ class Scheduler:
         position = first_of(self.running, priority)
         while position < first_of(self.running, priority + 1) and budget > 0:
             sequence = self.running[position]
+            if not self._turns.include(sequence):
+                position += 1
+                continue
             self._follow_rope_regime(sequence)
             num_tokens = min(sequence.num_uncomputed, budget)
             if not self._hold_pages(sequence, num_tokens):
@@ -182,6 +168,9 @@ class Scheduler:
             sequence = self.waiting[0]
             if not self._make_room(sequence):
                 break
+            if not self._turns.include(sequence):
+                put(self.running, self.waiting.pop(0))
+                continue
             num_tokens = min(sequence.num_uncomputed, budget)
             grown = self._grow(sequence, sequence.num_computed + num_tokens)
             assert grown, "pages for the whole sequence were free"
@@ -237,7 +226,8 @@ class Scheduler:
             self.blocks.publish(sequence.pages[index], sequence.page_keys[index])
 
     def _extend_keys(self, sequence: Sequence, num_pages: int) -> None:
-        numerics = f"{self.config.numerics};rope={sequence.rope_regime}"
+        mode = self.config.mode_class(sequence.request.mode)
+        numerics = f"{self.config.numerics};mode={mode};rope={sequence.rope_regime}"
         extend_keys(sequence, num_pages, self.config.page_size, numerics)
 
     def _release(self, sequence: Sequence) -> None:

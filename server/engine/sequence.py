@@ -9,6 +9,14 @@ from server.engine.sampling_params import SamplingParams
 LIVE = 0  # the priority of requests that somebody waits for
 
 
+class Mode(Enum):
+    """How a request's composition is computed. Each is a numerics class of its own."""
+
+    BATCHED = "batched"  # as deltas beside the base's weights
+    FUSED = "fused"  # in the weights, at every one of its tokens
+    AUTO = "auto"  # as is cheaper, step by step
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One accepted prompt. Tokens from index `adapter_from` on are computed with `composition`,
@@ -22,6 +30,7 @@ class GenerationRequest:
     adapter_names: tuple[str, ...] = ()  # for metrics only
     cache_salt: str = ""  # requests share cached pages only where their salts are equal
     priority: int = LIVE  # as vLLM has it: lower is served first
+    mode: Mode = Mode.BATCHED
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +79,11 @@ class Sequence:
     @property
     def priority(self) -> int:
         return self.request.priority
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether its tokens are to be computed in steps that have its composition fused."""
+        return self.request.mode is Mode.FUSED
 
     @property
     def rank(self) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from server.engine.detokenizer import Decode
 from server.engine.engine import Engine, SequenceOutput
 from server.engine.errors import StepFailed
 from server.engine.runner import EntryResult
-from server.engine.scheduler import ScheduledBatch
+from server.engine.scheduled import ScheduledBatch
 from server.engine.sequence import FinishReason
 from server.model.step import Step
 

@@ -16,7 +16,7 @@ from server.engine.engine import Engine
 from server.engine.errors import EngineStopped, QueueFull
 from server.engine.loop import EngineLoop, OutputStream
 from server.engine.runner import EntryResult
-from server.engine.scheduler import ScheduledBatch
+from server.engine.scheduled import ScheduledBatch
 from server.engine.sequence import FinishReason
 
 DEADLINE_S = 20

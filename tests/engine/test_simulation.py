@@ -14,7 +14,7 @@ from server.engine.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.runner import EntryResult
 from server.engine.sampler import SampledToken
-from server.engine.scheduler import ScheduledBatch, ScheduledSequence
+from server.engine.scheduled import ScheduledBatch, ScheduledSequence
 from server.engine.sequence import FinishReason, GenerationRequest, TokenLogprobs
 
 VOCABULARY = 50
