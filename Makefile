@@ -37,7 +37,7 @@ serve: $(VENV)/.serve
 	$(BIN)/intarsia serve
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m loadtests.throughput
+	$(BIN)/python -m loadtests.bench
 
 microbench: $(VENV)/.dev
 	$(BIN)/python -m loadtests.micro.cpu_kernels

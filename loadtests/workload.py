@@ -1,57 +1,98 @@
-"""Closed-loop load: so many requests at a time, each a seeded prompt, greedy, of a fixed length."""
+"""What is asked of a server: seeded arrivals, lengths, popularity of adapters, prompts.
 
-import asyncio
+Pure arithmetic: knows neither HTTP nor any server. Each property has a random source of its own, so
+that a workload which differs in one of them is the same in all others.
+"""
+
 import random
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
+from itertools import accumulate
 
-from intarsia_client import AsyncClient
-
-PROMPT_TOKENS = 32
-NEW_TOKENS = 32
+TOKEN_IDS = range(1000, 40000)  # ordinary words of the demo base's vocabulary
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
-    """What one round measured."""
+class Length:
+    """Tokens of a prompt or an answer: `median`, or log-normal around it, within bounds."""
 
-    tokens_per_s: float
-    first_token_s: float  # median time to first token
+    median: int
+    sigma: float = 0.0  # of the logarithm
+    least: int = 1
+    most: int = 1 << 20
+
+    def draw(self, source: random.Random) -> int:
+        """The same number of draws for every length, so that lengths do not shift each other."""
+        factor = source.lognormvariate(0.0, self.sigma)
+        return min(max(round(self.median * factor), self.least), self.most)
+
+    @property
+    def longest(self) -> int:
+        return self.most if self.sigma else min(max(self.median, self.least), self.most)
 
 
-async def closed_loop(
-    url: str, models: Sequence[str], concurrency: int, requests: int, seed: int
-) -> Round:
-    """Send `requests` requests, `concurrency` at a time; request i names models[i % len]."""
-    source = random.Random(seed)
-    prompts = [
-        [source.randrange(1000, 40000) for _ in range(PROMPT_TOKENS)] for _ in range(requests)
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """`requests` requests: `at_once` at a time, or as a Poisson process of `per_s` a second.
+
+    Request i asks for adapter i modulo `adapters`; with `zipf` set, for adapter k with probability
+    proportional to 1 / (k + 1) ** zipf; for the base where there are no adapters.
+    """
+
+    requests: int
+    prompt: Length
+    answer: Length
+    at_once: int | None = None
+    per_s: float | None = None
+    adapters: int = 0
+    zipf: float | None = None
+
+    def __post_init__(self) -> None:
+        assert (self.at_once is None) != (self.per_s is None), "one kind of arrivals"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request."""
+
+    prompt: Sequence[int]  # token ids: every side gets precisely as many
+    answer_tokens: int
+    adapter: int | None  # None: the base
+    at_s: float  # after the start; of a closed loop 0: as soon as a seat is free
+
+
+def asks(workload: Workload, seed: int) -> list[Ask]:
+    """The requests in order of arrival; the same for the same seed."""
+    prompts, answers = _source(seed, "prompt lengths"), _source(seed, "answer lengths")
+    tokens = _source(seed, "tokens")
+    return [
+        Ask(
+            tokens.choices(TOKEN_IDS, k=workload.prompt.draw(prompts)),
+            workload.answer.draw(answers),
+            adapter,
+            at_s,
+        )
+        for adapter, at_s in zip(_adapters(workload, seed), _arrivals(workload, seed), strict=True)
     ]
-    seats = asyncio.Semaphore(concurrency)
-    async with AsyncClient(url) as client:
-        started = time.perf_counter()
-        first = await asyncio.gather(
-            *(
-                _one(client, seats, prompt, models[index % len(models)])
-                for index, prompt in enumerate(prompts)
-            )
-        )
-        elapsed = time.perf_counter() - started
-    return Round(requests * NEW_TOKENS / elapsed, median(first))
 
 
-async def _one(
-    client: AsyncClient, seats: asyncio.Semaphore, prompt: list[int], model: str
-) -> float:
-    """Seconds to the first token of one request."""
-    async with seats:
-        started, first = time.perf_counter(), None
-        stream = client.stream(
-            prompt, model=model, max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True, logprobs=0
-        )
-        async for _ in stream:
-            first = first or time.perf_counter() - started
-        assert first is not None, "a stream without a chunk"
-        return first
+def _source(seed: int, purpose: str) -> random.Random:
+    return random.Random(f"{seed} {purpose}")
+
+
+def _arrivals(workload: Workload, seed: int) -> list[float]:
+    if workload.per_s is None:
+        return [0.0] * workload.requests
+    source = _source(seed, "arrivals")
+    gaps = (source.expovariate(workload.per_s) for _ in range(workload.requests))
+    return list(accumulate(gaps))
+
+
+def _adapters(workload: Workload, seed: int) -> Iterator[int | None]:
+    if not workload.adapters:
+        return iter([None] * workload.requests)
+    numbers = range(workload.adapters)
+    if workload.zipf is None:
+        return (index % workload.adapters for index in range(workload.requests))
+    weights = [1 / (number + 1) ** workload.zipf for number in numbers]
+    return iter(_source(seed, "adapters").choices(numbers, weights, k=workload.requests))
