@@ -195,6 +195,7 @@ def _description(base_name: str, runtime: Runtime) -> dict[str, str]:
         "version": server.__version__,
         "base": base_name,
         "dtype": str(runtime.dtype).removeprefix("torch."),
+        "numerics": runtime.engine.config.numerics,
         "device": str(runtime.device),
         "torch": torch.__version__,
     }

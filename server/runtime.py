@@ -16,6 +16,7 @@ from server.engine.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.page_room import PageRoom
 from server.engine.runner import ModelRunner
+from server.kernels.cpu.int8.kernels import Int8CpuKernels
 from server.kernels.cpu.kernels import CpuKernels
 from server.kernels.interface import Kernels
 from server.kernels.reference import ReferenceKernels
@@ -95,7 +96,7 @@ def _plan(
         raise SettingsConflict("max_model_len", max_model_len, f"model and KV pages allow {fits}")
     lent_pages = -(-adapter_bytes // page_bytes) if kernels.device.type == "cpu" else 0
     name = str(dtype).removeprefix("torch.")
-    numerics = f"dtype={name};kv={name};quantization=none;kernels={kernels.name}"
+    numerics = f"dtype={name};kv={name};quantization={settings.quantization};kernels={kernels.name}"
     config = EngineConfig(
         max_model_len=max_model_len,
         num_pages=kept_pages + lent_pages,
@@ -116,9 +117,12 @@ def _kernels(settings: Settings, device: torch.device, dtype: torch.dtype) -> Ke
         raise SettingsConflict(
             "kernels", "cpu", f"they compute fp32 on a CPU, not {dtype} on {device}"
         )
-    if fits and settings.kernels != "reference":
-        return CpuKernels()
-    return ReferenceKernels(device)
+    if not fits or settings.kernels == "reference":
+        if settings.quantization == "int8":
+            reason = f"the cpu kernels have it, for fp32; not the reference's, {dtype} on {device}"
+            raise SettingsConflict("quantization", "int8", reason)
+        return ReferenceKernels(device)
+    return Int8CpuKernels() if settings.quantization == "int8" else CpuKernels()
 
 
 def _device(settings: Settings) -> torch.device:

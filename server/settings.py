@@ -69,6 +69,9 @@ class Settings(BaseSettings):
     kernels: Literal["auto", "reference", "cpu"] = Field(
         "auto", description="what computes; auto: cpu for fp32 on a CPU, else plain torch"
     )
+    quantization: Literal["none", "int8"] = Field(
+        "none", description="of the base; int8: a byte to a weight, on a CPU, adapters in full"
+    )
     max_model_len: int | None = Field(
         None, gt=0, description="longest sequence, prompt and output; else what model and KV allow"
     )

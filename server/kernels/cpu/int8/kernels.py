@@ -11,6 +11,7 @@ from torch import Tensor
 from server.kernels.cpu.int8 import layout, products
 from server.kernels.cpu.kernels import CpuKernels
 from server.kernels.cpu.warming import call_all
+from server.kernels.interface import Operand
 
 
 class Int8CpuKernels(CpuKernels):
@@ -20,6 +21,9 @@ class Int8CpuKernels(CpuKernels):
 
     def pack(self, weight: Tensor) -> Tensor:
         return layout.pack(weight)
+
+    def can_fuse(self, operand: Operand) -> bool:
+        return False  # written into bytes, a delta would be rounded as coarsely as they are
 
     @torch.inference_mode()
     def warm_up(self, weights: Iterable[Tensor]) -> None:
