@@ -8,7 +8,7 @@ from torch import Tensor
 
 from adapters_store.adapter import BlockDelta, ElementDelta, LowRankDelta, WeightDelta
 from server.kernels.cpu.kernels import CpuKernels
-from server.kernels.cpu.operands import can_compile, window_rows
+from server.kernels.cpu.operands import RUNS, TILES, can_compile, compile_delta, window_rows
 from server.kernels.interface import DeltaBatch
 
 SHAPE = (656, 48)  # 3 windows, the last of them smaller
@@ -52,6 +52,7 @@ MAKERS = {
     "element": element,
     "block 16x16": lambda dtype, source: block(dtype, source, (16, 16)),
     "block 1x16": lambda dtype, source: block(dtype, source, (1, 16)),
+    "block 4x6": lambda dtype, source: block(dtype, source, (4, 6)),
     "block 4x4 strided": lambda dtype, source: block(dtype, source, (4, 4), stride=4),
     "low rank": low_rank,
 }
@@ -102,6 +103,15 @@ def test_outlier_changes_no_bit_of_another_token() -> None:
     outlier[3] = torch.nan
     others = [row for row in range(20) if row != 3]
     assert torch.equal(products(delta, outlier, [20])[others], products(delta, x, [20])[others])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("block 16x16", TILES), ("block 1x16", RUNS), ("element", RUNS)]
+)
+def test_rows_of_a_tile_share_their_columns(name: str, kind: int) -> None:
+    """So that its products read one activation where others gather sixteen."""
+    delta = MAKERS[name](torch.bfloat16, torch.Generator().manual_seed(5))
+    assert compile_delta(delta).kind == kind
 
 
 @pytest.mark.parametrize("rows", [1, 15, 16, 17, 256, 257, 576, 960, 3072, 9216])

@@ -11,13 +11,24 @@ from numba import carray
 
 from server.kernels.cpu.compiled import compiled, lane_sum
 from server.kernels.cpu.groups import ALONE, Pairs, make_groups
-from server.kernels.cpu.operands import LOW_RANK, RUNS
-from server.kernels.cpu.pointers import pointer, widen_row
-from server.kernels.cpu.runs import sum_rows, sum_tokens
+from server.kernels.cpu.operands import (
+    DTYPE,
+    FIRST,
+    FOURTH,
+    INNER,
+    KIND,
+    LOW_RANK,
+    RUNS,
+    SECOND,
+    SEGMENT,
+    SIZE,
+    THIRD,
+    TILES,
+)
+from server.kernels.cpu.pointers import FP32, pointer, prefetch_bytes, widen_row
+from server.kernels.cpu.runs import sum_rows, sum_tile, sum_tokens
 from server.kernels.cpu.threads import run_tasks
 from server.kernels.cpu.vectors import LANES
-
-SEGMENT, KIND, DTYPE, SIZE, FIRST, SECOND, THIRD, FOURTH, INNER = range(9)  # columns of a table
 
 
 @compiled
@@ -34,8 +45,8 @@ def add_deltas(
 ) -> None:
     """Add to `y [T, out]` every pair's `coefficient * scale * (D @ x)`.
 
-    `table [n, 9]` has a row for each operand, by ascending segment: its segment, its descriptor,
-    and room for the place of its inner products. The rest is `DeltaBatch`'s.
+    `table [n, NUM_COLUMNS]` has a row for each operand, by ascending segment: its descriptor, with
+    the segment and room for the place of its inner products. The rest is `DeltaBatch`'s.
     """
     pairs = Pairs(x, y, offsets, tokens, coefficients)
     groups = make_groups(pairs, threads)
@@ -54,10 +65,39 @@ def _add_window(
     sums, column = np.empty(max(LANES, window), np.float32), np.empty(window, np.float32)
     for at in range(len(table)):
         own, scale = table[at], scales[at]
-        if own[KIND] == RUNS:
+        if at + 2 < len(table):
+            _send_for_slices(table[at + 2], rows)
+        if at + 1 < len(table):
+            _send_for_entries(table[at + 1], rows, pairs.y.shape[1])
+        if own[KIND] == RUNS or own[KIND] == TILES:
             _add_runs(own, scale, rows, pairs, groups, sums)
         else:
             _add_columns(own, scale, rows, pairs, inner, sums, column)
+
+
+@compiled
+def _send_for_slices(own: Any, rows: Any) -> None:
+    """What a sparse delta's entries are found by."""
+    if own[KIND] == RUNS or own[KIND] == TILES:
+        first, past = rows[0] // LANES, (rows[1] + LANES - 1) // LANES
+        prefetch_bytes(own[FIRST], first * 4, past * 4 + 4)
+        prefetch_bytes(own[SECOND], rows[0], past * LANES)
+
+
+@compiled
+def _send_for_entries(own: Any, rows: Any, num_rows: int) -> None:
+    """The entries of a sparse delta in these rows, or B's columns there."""
+    size = 4 if own[DTYPE] == FP32 else 2
+    if own[KIND] == RUNS or own[KIND] == TILES:
+        first, past = rows[0] // LANES, (rows[1] + LANES - 1) // LANES
+        starts = carray(pointer(own[FIRST]), (past + 1,), np.int32)
+        begin, end = starts[first] * LANES, starts[past] * LANES
+        prefetch_bytes(own[THIRD], begin * 2, end * 2)
+        prefetch_bytes(own[FOURTH], begin * own[SIZE] * size, end * own[SIZE] * size)
+    elif own[KIND] == LOW_RANK:
+        for k in range(own[SIZE]):
+            row = k * num_rows
+            prefetch_bytes(own[SECOND], (row + rows[0]) * size, (row + rows[1]) * size)
 
 
 @compiled
@@ -79,9 +119,11 @@ def _add_runs(own: Any, scale: Any, rows: Any, pairs: Any, groups: Any, sums: An
             if place == ALONE:
                 for pair in range(first, past):
                     token = pairs.tokens[pair]
-                    sum_rows(
-                        sums, values, dtype, columns, c, flat, token * num_columns, steps, run, 0, v
-                    )
+                    x_at = token * num_columns
+                    if own[KIND] == TILES:
+                        sum_tile(sums, values, dtype, columns, c, flat, x_at, steps, run, 0, v)
+                    else:
+                        sum_rows(sums, values, dtype, columns, c, flat, x_at, steps, run, 0, v)
                     share = pairs.coefficients[pair] * scale
                     made = pairs.y[token]
                     for lane in range(len(own_rows)):

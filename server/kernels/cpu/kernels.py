@@ -17,7 +17,10 @@ from server.kernels.cpu.deltas import add_deltas
 from server.kernels.cpu.entries import operand_entries
 from server.kernels.cpu.logits import summarize
 from server.kernels.cpu.operands import (
+    NUM_COLUMNS,
     RUNS,
+    SEGMENT,
+    TILES,
     CompiledOperand,
     can_compile,
     compile_delta,
@@ -35,7 +38,7 @@ SERIAL_NUMBERS = 8192  # of fewer, no second thread is worth waking
 class CpuKernels(ReferenceKernels):
     """`Kernels` for fp32 activations on a CPU."""
 
-    name = "cpu/1"
+    name = "cpu/2"
 
     def __init__(self) -> None:
         super().__init__("cpu")
@@ -64,7 +67,7 @@ class CpuKernels(ReferenceKernels):
         return super().operand_bytes(delta)
 
     def can_fuse(self, operand: Operand) -> bool:
-        return isinstance(operand, CompiledOperand) and operand.kind == RUNS
+        return isinstance(operand, CompiledOperand) and operand.kind in (RUNS, TILES)
 
     def entries(self, operand: Operand, weight: Tensor) -> Entries:
         assert isinstance(operand, CompiledOperand), "asked of what cannot fuse"
@@ -82,15 +85,17 @@ class CpuKernels(ReferenceKernels):
     def linear(self, x: Tensor, weight: Tensor, deltas: DeltaBatch | None) -> Tensor:
         if deltas is None:
             return self.product(x, weight)
-        compiled, others = _parted(deltas.operands)
-        y = super().linear(x, weight, replace(deltas, operands=others) if any(others) else None)
+        segments, compiled, others = _parted(deltas.operands)
+        y = super().linear(x, weight, replace(deltas, operands=others) if others else None)
         if compiled:
-            table = np.array([(segment, *own.descriptor, 0) for segment, own in compiled])
+            table = np.concatenate([own.descriptor for own in compiled])
+            table = table.reshape(-1, NUM_COLUMNS)
+            table[:, SEGMENT] = segments
             add_deltas(
                 y.numpy(),
                 x.numpy(),
                 table,
-                np.array([own.scale for _, own in compiled], np.float32),
+                np.array([own.scale for own in compiled], np.float32),
                 np.array(deltas.offsets),
                 deltas.tokens.numpy(),
                 deltas.coefficients.numpy(),
@@ -173,14 +178,19 @@ class CpuKernels(ReferenceKernels):
 
 def _parted(
     operands: Sequence[Sequence[Operand]],
-) -> tuple[list[tuple[int, CompiledOperand]], list[list[Operand]]]:
-    """The compiled operands with their segments; and by segment, what the reference multiplies."""
-    compiled: list[tuple[int, CompiledOperand]] = []
-    others: list[list[Operand]] = []
+) -> tuple[list[int], list[CompiledOperand], list[list[Operand]]]:
+    """Compiled operands and their segments; by segment, what the reference multiplies, if any."""
+    segments, compiled, num_operands = [], [], 0
     for segment, own in enumerate(operands):
-        compiled += [(segment, one) for one in own if isinstance(one, CompiledOperand)]
-        others.append([one for one in own if not isinstance(one, CompiledOperand)])
-    return compiled, others
+        for one in own:
+            num_operands += 1
+            if isinstance(one, CompiledOperand):
+                segments.append(segment)
+                compiled.append(one)
+    if len(compiled) == num_operands:
+        return segments, compiled, []
+    others = [[one for one in own if not isinstance(one, CompiledOperand)] for own in operands]
+    return segments, compiled, others
 
 
 def _in_memory_order(key_cache: Tensor, value_cache: Tensor) -> tuple[Tensor, Tensor]:

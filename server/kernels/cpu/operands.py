@@ -17,11 +17,14 @@ from torch import Tensor
 from adapters_store.adapter import BiasDelta, BlockDelta, ElementDelta, LowRankDelta, WeightDelta
 from adapters_store.canonical import round_to_fp32
 from server.kernels.cpu.pointers import BF16, FP16, FP32
+from server.kernels.cpu.runs import CHAINS
 from server.kernels.cpu.vectors import LANES
 
 WINDOW_ROWS = 256  # at most
 MOST_COLUMNS = 1 << 16  # that a column's two bytes can tell apart
-RUNS, LOW_RANK, BIAS = range(3)  # kinds of descriptor
+RUNS, TILES, LOW_RANK, BIAS = range(4)  # kinds of descriptor
+# Columns of the table that loops read: a row is an operand of a step.
+SEGMENT, KIND, DTYPE, SIZE, FIRST, SECOND, THIRD, FOURTH, INNER, NUM_COLUMNS = range(10)
 STORED_AS = {4: torch.float32, 2: torch.uint16}  # by bytes of a number
 CODES = {torch.float32: FP32, torch.bfloat16: BF16, torch.float16: FP16}
 
@@ -34,7 +37,8 @@ class CompiledOperand:
 
     Of `RUNS`, runs of `size` columns (a single entry is a run of one): the slices' starts in steps,
     int32 `[slices + 1]`; rows within the window, uint8 `[slices * LANES]`; first columns, uint16
-    `[steps * LANES]`; values `[steps, size, LANES]`.
+    `[steps * LANES]`; values `[steps, size, LANES]`. `TILES` are runs of `CHAINS` or a multiple
+    where the rows of a slice have the same columns at every step.
     Of `LOW_RANK`, `size` being the rank: A `[rank, in]`, B's columns `[rank, out]`.
     Of `BIAS`, `size` 1: the bias `[out]`.
     """
@@ -44,12 +48,13 @@ class CompiledOperand:
     size: int
     arrays: tuple[Numbers, ...]
     scale: float
-    descriptor: tuple[int, ...] = field(init=False)  # as the loops read it, with addresses
+    descriptor: NDArray[np.int64] = field(init=False)  # a row of the loops' table, with addresses
 
     def __post_init__(self) -> None:
         addresses = [array.ctypes.data for array in self.arrays]
-        described = (self.kind, self.dtype, self.size, *addresses, *[0] * (4 - len(addresses)))
-        object.__setattr__(self, "descriptor", described)
+        row = np.zeros(NUM_COLUMNS, np.int64)
+        row[KIND : FIRST + len(addresses)] = (self.kind, self.dtype, self.size, *addresses)
+        object.__setattr__(self, "descriptor", row)
 
     @property
     def num_bytes(self) -> int:
@@ -90,7 +95,8 @@ def compile_delta(delta: WeightDelta) -> CompiledOperand:
     match delta:
         case ElementDelta() | BlockDelta():
             arrays, run = _runs(delta)
-            return CompiledOperand(RUNS, CODES[delta.values.dtype], run, arrays, scale)
+            kind = TILES if run % CHAINS == 0 and _are_shared(arrays[2]) else RUNS
+            return CompiledOperand(kind, CODES[delta.values.dtype], run, arrays, scale)
         case LowRankDelta():
             arrays, rank = (_stored(delta.a), _stored(delta.b.T)), len(delta.a)
             return CompiledOperand(LOW_RANK, CODES[delta.a.dtype], rank, arrays, scale)
@@ -98,6 +104,12 @@ def compile_delta(delta: WeightDelta) -> CompiledOperand:
             arrays = (_stored(delta.bias),)
             return CompiledOperand(BIAS, CODES[delta.bias.dtype], 1, arrays, scale)
     raise AssertionError(f"no compiled layout for {delta.kind}")
+
+
+def _are_shared(columns: Numbers) -> bool:
+    """Whether all rows of a slice have the same column at every step."""
+    steps = columns.reshape(-1, LANES)
+    return bool((steps == steps[:, :1]).all())
 
 
 def _stored(values: Tensor) -> Numbers:

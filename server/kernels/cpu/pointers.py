@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import carray
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from server.kernels.cpu.compiled import compiled
 from server.kernels.cpu.vectors import FLOAT, WORD
 
 FP32, BF16, FP16 = range(3)
+LINE = 64  # bytes that memory gives at once
 HALF_WORD = ir.IntType(16)
 
 
@@ -27,6 +28,26 @@ def pointer(typing: Any, address: Any) -> Any:
         return builder.inttoptr(values[0], context.get_value_type(types.voidptr))
 
     return types.voidptr(types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _prefetch_line(typing: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        byte = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, WORD, WORD, WORD])
+        call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        read, keep, data = (ir.Constant(WORD, number) for number in (0, 2, 1))
+        builder.call(call, [builder.inttoptr(values[0], byte), read, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@compiled
+def prefetch_bytes(address: int, first: int, past: int) -> None:
+    """Have the bytes `[first, past)` after an address brought near, while something is computed."""
+    for at in range(first, past, LINE):
+        _prefetch_line(address + at)
 
 
 @compiled
@@ -47,25 +68,12 @@ def widen_row(address: int, dtype: int, first: int, row: Any) -> None:
             row[i] = _widened_fp16(fp16[i])
 
 
-def load_widened(builder: Any, address: Any, dtype: Any, at: Any, lanes: int) -> Any:
-    """`lanes` stored numbers from number `at` on, as fp32: a vector, or one number."""
-    blocks = [builder.append_basic_block(name) for name in ("fp32", "bf16", "fp16", "loaded")]
-    chosen = builder.switch(dtype, blocks[FP16])
-    found = []
-    for code, (element, widen) in enumerate(_STORED):
-        if code != FP16:
-            chosen.add_case(ir.Constant(dtype.type, code), blocks[code])
-        builder.position_at_end(blocks[code])
-        kind = _as_many(element, lanes)
-        start = builder.gep(builder.inttoptr(address, element.as_pointer()), [at])
-        number = builder.load(builder.bitcast(start, kind.as_pointer()), align=2)
-        found.append((widen(builder, number, lanes), builder.block))
-        builder.branch(blocks[-1])
-    builder.position_at_end(blocks[-1])
-    result = builder.phi(_as_many(FLOAT, lanes))
-    for number, block in found:
-        result.add_incoming(number, block)
-    return result
+def load_stored(builder: Any, address: Any, code: int, at: Any, lanes: int) -> Any:
+    """`lanes` numbers stored as `code` tells, from number `at` on, as fp32: a vector, or one."""
+    element, widen = STORED[code]
+    start = builder.gep(builder.inttoptr(address, element.as_pointer()), [at])
+    number = builder.load(builder.bitcast(start, _as_many(element, lanes).as_pointer()), align=2)
+    return widen(builder, number, lanes)
 
 
 def _as_many(element: Any, lanes: int) -> Any:
@@ -88,7 +96,7 @@ def _of_fp16(builder: Any, bits: Any, lanes: int) -> Any:
     return builder.fpext(half, _as_many(FLOAT, lanes))
 
 
-_STORED = ((FLOAT, _same), (HALF_WORD, _of_bf16), (HALF_WORD, _of_fp16))
+STORED = ((FLOAT, _same), (HALF_WORD, _of_bf16), (HALF_WORD, _of_fp16))
 
 
 def _number_widened(widen: Any) -> Any:

@@ -1,9 +1,11 @@
 """Sums over the entries of a sparse delta, in registers.
 
 Entries lie in slices of `LANES` rows (`operands.py`): step by step, each row of the slice has a run
-of `run` values in neighbouring columns, beginning at a column of its own. Sums go along a row's
-steps, one product after the other and each with one rounding, whether `LANES` rows are summed at a
-time or `LANES` tokens: a sum has the same bits both ways.
+of `run` values in neighbouring columns, beginning at a column of its own; in tiles, at the same
+column. Products are summed along a row's steps, each with one rounding: a run of a multiple of
+`CHAINS` values in as many sums, each of which waits for its own last product only, and which are
+added up at the end. Whether `LANES` rows are summed at a time or `LANES` tokens, a sum has the same
+bits.
 """
 
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from server.kernels.cpu.pointers import load_widened
+from server.kernels.cpu.pointers import STORED, load_stored
 from server.kernels.cpu.vectors import (
     INDEX,
     LANES,
@@ -26,17 +28,18 @@ from server.kernels.cpu.vectors import (
     store,
 )
 
+CHAINS = 4
 LANE_COUNT, ZERO, ONE = ir.Constant(INDEX, LANES), ir.Constant(INDEX, 0), ir.Constant(INDEX, 1)
-HALF_WORD = ir.IntType(16)
+NOTHING = ir.Constant(VECTOR, [0.0] * LANES)
 
 
 class _Slice:
     """Where the steps of one slice begin, and what its loops need of them."""
 
-    def __init__(self, context: Any, builder: Any, signature: Any, values: Any) -> None:
+    def __init__(self, context: Any, builder: Any, signature: Any, values: Any, code: int) -> None:
         args = signature.args
         self.sums = start_of(context, builder, args[0], values[0], ZERO)
-        self.values, self.dtype, self.values_at = values[1], values[2], values[10]
+        self.values, self.code, self.values_at = values[1], code, values[10]
         self.columns = start_of(context, builder, args[3], values[3], values[4])
         self.x = start_of(context, builder, args[5], values[5], values[6])
         self.steps, self.run, self.lane = values[7:10]
@@ -44,6 +47,9 @@ class _Slice:
     def column(self, builder: Any, step: Any, lane: Any) -> Any:
         at = builder.add(builder.mul(step, LANE_COUNT), lane)
         return builder.zext(builder.load(builder.gep(self.columns, [at])), INDEX)
+
+    def numbers(self, builder: Any, at: Any, lanes: int) -> Any:
+        return load_stored(builder, self.values, self.code, at, lanes)
 
 
 Products = Callable[[Any, _Slice, Any, Any, Any], tuple[Any, Any]]
@@ -57,18 +63,74 @@ def _of_rows(builder: Any, own: _Slice, step: Any, inner: Any, at: Any) -> tuple
         column = builder.add(own.column(builder, step, lane), inner)
         factor = builder.load(builder.gep(own.x, [column]))
         factors = builder.insert_element(factors, factor, ir.Constant(WORD, number))
-    return load_widened(builder, own.values, own.dtype, at, LANES), factors
+    return own.numbers(builder, at, LANES), factors
+
+
+def _of_tile(builder: Any, own: _Slice, step: Any, inner: Any, at: Any) -> tuple[Any, Any]:
+    """The same where all rows have the same columns."""
+    column = builder.add(own.column(builder, step, ZERO), inner)
+    factor = builder.load(builder.gep(own.x, [column]))
+    return own.numbers(builder, at, LANES), broadcast(builder, factor)
 
 
 def _of_tokens(builder: Any, own: _Slice, step: Any, inner: Any, at: Any) -> tuple[Any, Any]:
     """The value of one row, and what it is multiplied by for every token."""
-    value = load_widened(builder, own.values, own.dtype, builder.add(at, own.lane), 1)
+    value = own.numbers(builder, builder.add(at, own.lane), 1)
     column = builder.add(own.column(builder, step, own.lane), inner)
     factors = load(builder, own.x, builder.mul(column, LANE_COUNT))
     return broadcast(builder, value), factors
 
 
-def _sum_over(products: Products) -> Any:
+def _sum(builder: Any, own: _Slice, products: Products, run: Any, chains: int) -> None:
+    """Fill the slice's sums; `run` is a multiple of `chains`."""
+    totals = [cgutils.alloca_once_value(builder, NOTHING) for _ in range(chains)]
+    for total in totals:
+        builder.store(NOTHING, total)
+    kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
+    fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32")
+    count = builder.udiv(run, ir.Constant(INDEX, chains))
+    with (
+        cgutils.for_range(builder, own.steps) as outer,
+        cgutils.for_range(builder, count) as group,
+    ):
+        for chain, total in enumerate(totals):
+            first = builder.mul(group.index, ir.Constant(INDEX, chains))
+            inner = builder.add(first, ir.Constant(INDEX, chain))
+            number = builder.add(builder.mul(outer.index, run), inner)
+            at = builder.add(builder.mul(number, LANE_COUNT), own.values_at)
+            pair = products(builder, own, outer.index, inner, at)
+            builder.store(builder.call(fma, [*pair, builder.load(total)]), total)
+    store(builder, _joined(builder, [builder.load(total) for total in totals]), own.sums, ZERO)
+
+
+def _joined(builder: Any, sums: list[Any]) -> Any:
+    while len(sums) > 1:
+        half = len(sums) // 2
+        sums = [builder.fadd(sums[i], sums[i + half]) for i in range(half)]
+    return sums[0]
+
+
+def _sum_by_run(builder: Any, own: _Slice, products: Products) -> None:
+    """By a loop of its own for runs of one, in which the compiler knows that they are."""
+    rest = builder.urem(own.run, ir.Constant(INDEX, CHAINS))
+    with builder.if_else(builder.icmp_unsigned("==", own.run, ONE)) as (is_one, is_run):
+        with is_one:
+            _sum(builder, own, products, ONE, 1)
+        with (
+            is_run,
+            builder.if_else(builder.icmp_unsigned("==", rest, ZERO)) as (is_whole, is_odd),
+        ):
+            with is_whole:
+                _sum(builder, own, products, own.run, CHAINS)
+            with is_odd:
+                _sum(builder, own, products, own.run, 1)
+
+
+def _sum_in_chains(builder: Any, own: _Slice, products: Products) -> None:
+    _sum(builder, own, products, own.run, CHAINS)
+
+
+def _sum_over(products: Products, emit: Callable[[Any, _Slice, Products], None]) -> Any:
     """`(sums, values, dtype, columns, columns_at, x, x_at, steps, run, lane, values_at)`.
 
     Fills `sums`. `values` is an address, `dtype` tells what is stored there.
@@ -89,20 +151,16 @@ def _sum_over(products: Products) -> Any:
         values_at: Any,
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            own = _Slice(context, builder, signature, arguments)
-            kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
-            fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32")
-            total = cgutils.alloca_once_value(builder, ir.Constant(VECTOR, [0.0] * LANES))
-            builder.store(ir.Constant(VECTOR, [0.0] * LANES), total)
-            with (
-                cgutils.for_range(builder, own.steps) as outer,
-                cgutils.for_range(builder, own.run) as inner,
-            ):
-                number = builder.add(builder.mul(outer.index, own.run), inner.index)
-                at = builder.add(builder.mul(number, LANE_COUNT), own.values_at)
-                pair = products(builder, own, outer.index, inner.index, at)
-                builder.store(builder.call(fma, [*pair, builder.load(total)]), total)
-            store(builder, builder.load(total), own.sums, ZERO)
+            summed = builder.append_basic_block("summed")
+            blocks = [builder.append_basic_block(f"stored.{code}") for code in range(len(STORED))]
+            chosen = builder.switch(arguments[2], blocks[0])
+            for code, block in enumerate(blocks):
+                if code:
+                    chosen.add_case(ir.Constant(arguments[2].type, code), block)
+                builder.position_at_end(block)
+                emit(builder, _Slice(context, builder, signature, arguments, code), products)
+                builder.branch(summed)
+            builder.position_at_end(summed)
             return context.get_dummy_value()
 
         i = types.int64
@@ -111,4 +169,6 @@ def _sum_over(products: Products) -> Any:
     return intrinsic(sums_of)
 
 
-sum_rows, sum_tokens = _sum_over(_of_rows), _sum_over(_of_tokens)
+sum_rows = _sum_over(_of_rows, _sum_by_run)
+sum_tile = _sum_over(_of_tile, _sum_in_chains)  # of runs of a multiple of CHAINS
+sum_tokens = _sum_over(_of_tokens, _sum_by_run)

@@ -39,9 +39,7 @@ def highest_bits(typing: Any, numbers: Any, at: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def round_to_bytes(
-    typing: Any, numbers: Any, at: Any, factor: Any, made: Any, made_at: Any
-) -> Any:
+def round_to_bytes(typing: Any, numbers: Any, at: Any, factor: Any, made: Any, made_at: Any) -> Any:
     """A group times `factor`, to nearest and ties to even, written to `made`; its sum."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
