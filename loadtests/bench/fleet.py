@@ -89,7 +89,8 @@ def zipped(files: Files) -> bytes:
 
 
 def _low_rank(source: np.random.Generator, fleet: Fleet, shape: Shape) -> Files:
-    rank, tensors = fleet.rank(shape), {}
+    rank = fleet.rank(shape)
+    tensors: dict[str, Any] = {}
     for stem in _stems(shape):
         down = source.standard_normal((rank, shape.columns), dtype=np.float32)
         up = source.standard_normal((shape.rows, rank), dtype=np.float32)

@@ -104,7 +104,9 @@ class Log:
 
 
 def _entries(path: Path) -> Iterator[dict[str, Any]]:
-    """Whole lines; the last one may have been cut off with the process that wrote it."""
-    for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield json.loads(line)
+    """Whole lines. What a process left of its last line when it was cut off is taken away."""
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole)
+    return map(json.loads, whole.splitlines())

@@ -17,7 +17,7 @@ from loadtests.workload import Length, Workload, asks
 MANY = 1000  # requests of a user, then the same again
 
 
-@events.init_command_line_parser.add_listener
+@events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _add_flags(parser: LocustArgumentParser) -> None:
     add = parser.add_argument
     add("--model", action="append", help="in requests; if repeated, in turn (the base if none is)")
