@@ -6,12 +6,15 @@ import torch
 from torch import Tensor
 
 from adapters_store.adapter import BaseIdentity, SparseAdapter
+from server.adapters.claims import AdapterLease
 from server.adapters.composition import BASE, PROTOTYPES, Composition
 from server.adapters.delta import ResidentAdapter, make_resident
+from server.adapters.fused import FusedWeights
 from server.adapters.prototypes import make_prototypes
 from server.engine.batch import LogitRow
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine, SequenceOutput
+from server.engine.fuser import Fuser
 from server.engine.runner import EntryResult, ModelRunner
 from server.engine.sampler import SampledToken
 from server.engine.sampling_params import SamplingParams
@@ -181,18 +184,29 @@ class RealEngine:
             self._residents[digest] = make_resident(digest, loaded, self.kernels)
         return self._residents[digest]
 
-    def engine(self, **sizes: int | None) -> tuple[Engine, RecordingRunner]:
-        """A fresh engine with its own cache; every published adapter is resident."""
+    def engine(
+        self, *, may_fuse: bool = False, **sizes: int | None
+    ) -> tuple[Engine, RecordingRunner]:
+        """A fresh engine with its own cache; every published adapter is resident.
+
+        Those that `may_fuse` share their weights, and are to be used one after the other.
+        """
         rope = self.checkpoint.config.rope.original_max_positions
         defaults = {"max_model_len": 120, "num_pages": 400, "page_size": 4, "rope_boundary": rope}
-        config = EngineConfig(**{**defaults, **sizes})  # type: ignore[arg-type]
+        config = EngineConfig(**{**defaults, **sizes}, may_fuse=may_fuse)  # type: ignore[arg-type]
         cache = allocate(
             self.checkpoint.config, config.num_pages, config.page_size, self.dtype, "cpu"
         )
         eos = self.checkpoint.eos_token_ids
-        runner = RecordingRunner(self.model, cache, config.page_size, self.resident, eos)
+        fuser = self.fuser() if may_fuse else None
+        runner = RecordingRunner(self.model, cache, config.page_size, self.resident, eos, fuser)
         runner.recorded = {}
         return Engine(config, runner, TextCodec(self.checkpoint.tokenizer).decode, eos), runner
+
+    def fuser(self) -> Fuser:
+        """A fuser of the model's weights, that keeps nothing leased."""
+        weights = FusedWeights(self.model.fusable_weights(), self.kernels)
+        return Fuser(weights, self.resident, lambda digests: AdapterLease(lambda: None))
 
 
 MakeEngine = Callable[[str], RealEngine]  # from a variation of tiny_models

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from server.adapters.composition import ArrowRouter, Composition, prototypes_id
 from server.adapters.delta import ResidentAdapter, TokenPairs, pair_tokens
+from server.adapters.fused import UNFUSED, Fused
 from server.adapters.routing import Mixture, RoutedMember
 from server.engine.scheduled import ScheduledBatch, ScheduledSequence
 from server.kernels.interface import AttentionBatch
@@ -21,9 +22,16 @@ ComposedRows = tuple[int, int, list[tuple[ResidentAdapter, float]]]  # first row
 
 
 def build_step(
-    batch: ScheduledBatch, page_size: int, find_adapter: FindAdapter, device: torch.device
+    batch: ScheduledBatch,
+    page_size: int,
+    find_adapter: FindAdapter,
+    device: torch.device,
+    fused: Fused = UNFUSED,
 ) -> Step:
-    """Concatenate the batch's chunks; `find_adapter` gives what is resident by its digest."""
+    """Concatenate the batch's chunks; `find_adapter` gives what is resident by its digest.
+
+    Tokens of the composition that is `fused` have no pairs; all others have its corrections too.
+    """
     positions = torch.tensor([p for e in batch.entries for p in range(e.start, e.end)])
     tokens = torch.tensor([t for e in batch.entries for t in e.sequence.tokens[e.start : e.end]])
     lengths = torch.tensor([entry.num_tokens for entry in batch.entries])
@@ -33,7 +41,7 @@ def build_step(
         positions=positions.to(device),
         rope_regimes=regimes.repeat_interleave(lengths).to(device),
         attention=_attention(batch, page_size, device),
-        pairs=_pairs(batch, find_adapter, device),
+        pairs=_pairs(batch, find_adapter, device, fused),
     )
 
 
@@ -66,13 +74,15 @@ def _offsets(batch: ScheduledBatch) -> list[int]:
 
 
 def _pairs(
-    batch: ScheduledBatch, find_adapter: FindAdapter, device: torch.device
+    batch: ScheduledBatch, find_adapter: FindAdapter, device: torch.device, fused: Fused
 ) -> TokenPairs | None:
     ranges: list[ComposedRows] = []
     routed: dict[tuple[ArrowRouter, Composition], list[int]] = defaultdict(list)
     for row, entry in zip(_offsets(batch), batch.entries, strict=False):
         for length, composition in entry.sequence.composition_runs(entry.start, entry.end):
-            ranges.append((row, length, _members(composition, find_adapter)))
+            if composition != fused.composition:
+                members = _members(composition, find_adapter)
+                ranges.append((row, length, [*members, *fused.corrections]))
             if composition.router is not None:
                 routed[composition.router, composition] += range(row, row + length)
             row += length

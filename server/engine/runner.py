@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from server.adapters.delta import ResidentAdapter
+from server.adapters.fused import UNFUSED, Fused
 from server.engine.batch import LogitRow, build_step, logit_rows
+from server.engine.fuser import Fuser
 from server.engine.sampler import LogitsRow, SampledToken, rows_of, sample, token_logprobs
 from server.engine.scheduled import ScheduledBatch
 from server.engine.sequence import TokenLogprobs
@@ -46,17 +48,40 @@ class ModelRunner:
         page_size: int,
         resident: Callable[[str], ResidentAdapter],
         eos_token_ids: frozenset[int],
+        fuser: Fuser | None = None,
     ) -> None:
+        """Without a `fuser` weights stay as they are."""
         self.model = model
         self.cache = cache
         self.page_size = page_size
         self.device = cache.keys[0].device
         self.resident = resident
         self.eos_token_ids = eos_token_ids
+        self.fuser = fuser
 
     @torch.inference_mode()
     def run(self, batch: ScheduledBatch) -> list[EntryResult]:
-        step = build_step(batch, self.page_size, self.resident, self.device)
+        if self.fuser is None:
+            return self._run(batch, UNFUSED)
+        try:
+            fused = self.fuser.prepare(batch)
+        except Exception as error:
+            return self._run_beside_base(batch, self.fuser.undo(), error)
+        return self._run(batch, fused)
+
+    def _run_beside_base(
+        self, batch: ScheduledBatch, unfused: Fused, error: Exception
+    ) -> list[EntryResult]:
+        """What must be fused could not be: those that want it fail, all others are computed."""
+        others = tuple(entry for entry in batch.entries if not entry.sequence.is_fused)
+        computed = iter(self._run(ScheduledBatch(others), unfused) if others else ())
+        return [
+            EntryResult(error=error) if entry.sequence.is_fused else next(computed)
+            for entry in batch.entries
+        ]
+
+    def _run(self, batch: ScheduledBatch, fused: Fused) -> list[EntryResult]:
+        step = build_step(batch, self.page_size, self.resident, self.device, fused)
         hidden = self.model.forward(step, self.cache)
         results = {id(entry): EntryResult() for entry in batch.entries}
         rows = logit_rows(batch)

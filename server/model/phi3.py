@@ -12,7 +12,7 @@ from server.kernels.interface import Kernels
 from server.model.config import ModelConfig
 from server.model.kv_cache import KVCache
 from server.model.step import Step
-from server.model.weights import LayerWeights, Weights
+from server.model.weights import HEAD, LayerWeights, Weights
 
 
 class Phi3:
@@ -22,6 +22,14 @@ class Phi3:
         self.config = config
         self.weights = weights
         self.kernels = kernels
+
+    def fusable_weights(self) -> dict[str, Tensor]:
+        """Weights of linear layers that an adapter may be written into, by name: all but a tied
+        head, which shares its values with the embedding."""
+        linears = dict(self.weights.linears())
+        if self.config.tie_word_embeddings:
+            del linears[HEAD]
+        return linears
 
     def forward(self, step: Step, cache: KVCache) -> Tensor:
         """Final normed hidden states `[T, hidden]`; the step's keys and values go to `cache`."""
