@@ -110,7 +110,9 @@ def _logits(model: Phi3, tokens: Tensor) -> Tensor:
     cache = allocate(model.config, pages, PAGE, torch.float32, "cpu")
     attention = AttentionBatch([0, count], [count], torch.arange(pages)[None], positions)
     regimes = torch.full((count,), model.config.rope.regime(count))
-    return model.logits(model.forward(Step(tokens, positions, regimes, attention, None), cache), None)
+    return model.logits(
+        model.forward(Step(tokens, positions, regimes, attention, None), cache), None
+    )
 
 
 def _theirs(
