@@ -12,7 +12,7 @@ from socket import socket
 
 import httpx
 
-START_LIMIT_S = 300
+START_LIMIT_S = 900
 STOP_LIMIT_S = 60
 READY = "/health/ready"
 TICK_S = 0.05

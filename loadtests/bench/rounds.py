@@ -30,6 +30,7 @@ from loadtests.workload import Length, Workload, asks
 
 WARM_UP = Workload(8, Length(64), Length(8), at_once=4)
 SPARE = 16  # tokens of context that nobody asks for
+GENERATOR = (sys.executable, "-m", "loadtests.generator")
 Say = Callable[[str], None]
 
 
@@ -60,7 +61,7 @@ class Bench:
         missing = [
             each
             for each in scenarios
-            if side.takes(each.fleet) and not self.log.done(side.name, each.name, number)
+            if side.takes(each) and not self.log.done(side.name, each.name, number)
         ]
         for start in starts(missing):
             self.say(f"round {number + 1}, {side.name}: {', '.join(each.name for each in start)}")
@@ -75,12 +76,11 @@ class Bench:
             self.log.add(Absent(side.name, each.name, reason.strip().splitlines()[-1]))
 
     def _start(self, side: Side, scenarios: Sequence[Scenario], number: int) -> None:
-        with started(side, scenarios, self.base) as (url, scratch):
+        with started(side, scenarios, self.base) as player:
             version = side.version()
-            play(url, warm_up(scenarios[0].fleet), -1, scratch)
+            player.play(warm_up(scenarios[0].fleet), -1)
             for each in scenarios:
-                load = self._at_rate(each).workload
-                summary = play(url, load, number, scratch)
+                summary = player.play(self._at_rate(each).workload, number)
                 self.log.add(Round(side.name, each.name, number, version, summary))
                 self.say(_told(each, summary))
 
@@ -112,38 +112,52 @@ def warm_up(fleet: Fleet | None) -> Workload:
     return replace(WARM_UP, requests=max(WARM_UP.requests, count), adapters=count)
 
 
+@dataclass(frozen=True, slots=True)
+class Player:
+    """What plays plans to a side that is up, in a process of its own."""
+
+    command: Sequence[str]
+    url: str
+    scratch: Path
+
+    def play(self, workload: Workload, seed: int) -> Summary:
+        planned = [
+            Planned(ask.at_s, body(ask, model_name(ask.adapter))) for ask in asks(workload, seed)
+        ]
+        users = min(workload.at_once or len(planned), len(planned))
+        plan = self.scratch / "plan.json"
+        Plan(self.url, users, planned).write(plan)
+        subprocess.run([*self.command, str(plan), "--out", str(self.scratch)], check=True)
+        return summarize(json.loads((self.scratch / "answers.json").read_text()))
+
+
 @contextmanager
-def started(side: Side, scenarios: Sequence[Scenario], base: Path) -> Iterator[tuple[str, Path]]:
-    """The side's URL and a directory to write to; CannotInstall, ServerDidNotStart."""
+def started(side: Side, scenarios: Sequence[Scenario], base: Path) -> Iterator[Player]:
+    """The side is up within; CannotInstall, ServerDidNotStart."""
     if side.environment is not None:
         side.environment.make()
     with tempfile.TemporaryDirectory() as directory:
-        order = Order(
-            base=base,
-            scratch=Path(directory),
-            kept=RIVALS / "weights",
-            port=free_port(),
-            seats=max(each.seats for each in scenarios),
-            context=max(each.context for each in scenarios) + SPARE,
-            fleet=scenarios[0].fleet,
-        )
+        order = _order(scenarios, base, Path(directory))
+        command = side.command(order)
+        if side.in_process:
+            yield Player(command, "", order.scratch)
+            return
         log = order.scratch / "server.log"
-        with running(side.command(order), order.port, log, side.ready, side.variables) as url:
+        with running(command, order.port, log, side.ready, side.variables) as url:
             side.prepare(url, order)
-            yield url, order.scratch
+            yield Player(GENERATOR, url, order.scratch)
 
 
-def play(url: str, workload: Workload, seed: int, scratch: Path) -> Summary:
-    """One workload, played by a generator in a process of its own."""
-    planned = [
-        Planned(ask.at_s, body(ask, model_name(ask.adapter))) for ask in asks(workload, seed)
-    ]
-    users = min(workload.at_once or len(planned), len(planned))
-    plan = scratch / "plan.json"
-    Plan(url, users, planned).write(plan)
-    command = [sys.executable, "-m", "loadtests.generator", str(plan), "--out", str(scratch)]
-    subprocess.run(command, check=True)
-    return summarize(json.loads((scratch / "answers.json").read_text()))
+def _order(scenarios: Sequence[Scenario], base: Path, scratch: Path) -> Order:
+    return Order(
+        base=base,
+        scratch=scratch,
+        kept=RIVALS / "weights",
+        port=free_port(),
+        seats=max(each.seats for each in scenarios),
+        context=max(each.context for each in scenarios) + SPARE,
+        fleet=scenarios[0].fleet,
+    )
 
 
 def _told(scenario: Scenario, found: Summary) -> str:

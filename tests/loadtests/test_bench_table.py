@@ -68,6 +68,13 @@ def test_of_latencies_the_best_rival_has_the_least() -> None:
     assert [row.ratio for row in rows(log, [LATENCY], SIDES)] == [0.5, 1.0, 2.0]
 
 
+def test_what_runs_in_process_is_no_rival_over_http() -> None:
+    log = Log(MACHINE)
+    for side, rate in (("Intarsia", 30.0), ("vLLM", 10.0), ("llama.cpp F32, in process", 60.0)):
+        log.add(Round(side, "decode", 0, "1", replace(SUMMARY, tokens_per_s=rate)))
+    assert [row.ratio for row in rows(log, [DECODE], SIDES)] == [3.0, 1.0, 6.0]
+
+
 def test_a_side_that_takes_no_part_has_no_row() -> None:
     assert rows(_log(), [LATENCY], SIDES) == []
 
@@ -98,7 +105,7 @@ def test_the_plot_of_a_curve_has_a_line_for_every_side(curve: str, tmp_path: Pat
     log, scenarios = Log(MACHINE), curves()[curve]
     for scenario in scenarios:
         for side in SIDES:
-            if side.takes(scenario.fleet):
+            if side.takes(scenario):
                 log.add(Round(side.name, scenario.name, 0, "1", SUMMARY))
     plot.write(rows(log, scenarios, SIDES), tmp_path / "curve.svg")
     assert "<svg" in (tmp_path / "curve.svg").read_text()
