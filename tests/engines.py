@@ -1,6 +1,7 @@
 """Engines for tests: a runner that makes up tokens without a model, and small real ones."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -171,6 +172,13 @@ class RealEngine:
         self.identity: BaseIdentity = base_identity("tiny", checkpoint, None)
         self.adapters: dict[str, SparseAdapter] = {}
         self._residents: dict[str, ResidentAdapter] = {}
+
+    def with_kernels(self, kernels: Kernels) -> "RealEngine":
+        """The same base and adapters, computed by `kernels`."""
+        other = copy(self)
+        other.kernels, other._residents = kernels, {}
+        other.model = load_model(self.checkpoint, self.dtype, "cpu", kernels)
+        return other
 
     def publish(self, adapter: SparseAdapter) -> str:
         self.adapters[adapter.digest] = adapter

@@ -6,13 +6,16 @@ from engines import MakeEngine, RealEngine, request, run_to_end
 
 from server.adapters.composition import BASE, Composition
 from server.engine.sequence import GenerationRequest
+from server.kernels.cpu.int8.kernels import Int8CpuKernels
 from server.kernels.cpu.products import can_pack
 
 Logits = dict[tuple[str, int], torch.Tensor]
 
 
-@pytest.fixture
-def real(tiny_engine: MakeEngine) -> RealEngine:
+@pytest.fixture(params=["fp32", "int8"])
+def real(request: pytest.FixtureRequest, tiny_engine: MakeEngine) -> RealEngine:
+    if request.param == "int8":
+        return tiny_engine("phi3-mini").with_kernels(Int8CpuKernels())
     if not can_pack():
         pytest.skip("this build of torch has no packed products")
     return tiny_engine("phi3-mini")

@@ -12,7 +12,6 @@ from server.kernels.cpu.vectors import (
     INDEX,
     LANES,
     VECTOR,
-    WORD,
     broadcast,
     join_lanes,
     load,
