@@ -76,16 +76,17 @@ def free_port() -> int:
 
 def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
     deadline = time.monotonic() + START_LIMIT_S
-    while not _answers(url):
-        if process.poll() is not None or time.monotonic() > deadline:
-            assert isinstance(process.args, list)
-            raise ServerDidNotStart(process.args, log.read_text(errors="replace"))
-        time.sleep(TICK_S)
+    with httpx.Client() as http:
+        while not _answers(http, url):
+            if process.poll() is not None or time.monotonic() > deadline:
+                assert isinstance(process.args, list)
+                raise ServerDidNotStart(process.args, log.read_text(errors="replace"))
+            time.sleep(TICK_S)
 
 
-def _answers(url: str) -> bool:
+def _answers(http: httpx.Client, url: str) -> bool:
     try:
-        return httpx.get(url).status_code == httpx.codes.OK
+        return http.get(url).status_code == httpx.codes.OK
     except httpx.TransportError:
         return False
 
