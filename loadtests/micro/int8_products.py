@@ -10,6 +10,7 @@ of fp32, as AVX-512 VNNI's are. The last line is JSON.
 import json
 import platform
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from rich.console import Console
@@ -62,8 +63,7 @@ def _rows(limits: Limits) -> Iterator[Row]:
         for rows in COUNTS:
             x = torch.randn(rows, width)
             calls = {
-                side: lambda own=own, w=packed[side]: own.linear(x, w, None)
-                for side, own in kernels.items()
+                side: partial(own.linear, x, packed[side], None) for side, own in kernels.items()
             }
             flops = 2 * rows * weight.numel() / SPEEDUP
             yield (

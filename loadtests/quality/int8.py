@@ -55,7 +55,8 @@ def main() -> None:
                 sides[f"llama.cpp {kind}"] = partial(
                     _theirs, checkpoint, texts, kind, place, given.llama_python
                 )
-        _print(_compare(texts, partial(_ours, checkpoint, texts, CpuKernels), sides))
+        chosen = {name: sides[name] for name in given.sides or sides}
+        _print(_compare(texts, partial(_ours, checkpoint, texts, CpuKernels), chosen))
 
 
 def _arguments() -> argparse.Namespace:
@@ -66,6 +67,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pieces", type=int, default=12)
     parser.add_argument("--chats", type=int, default=40)
     parser.add_argument("--llama-python")
+    parser.add_argument("--sides", nargs="*", help="only these, by name; else all")
     return parser.parse_args()
 
 
