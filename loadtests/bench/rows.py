@@ -1,7 +1,7 @@
 """From the log to the rows of the table: medians, spread, ratios to the best rival. Pure."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from loadtests.bench.log import Log
@@ -18,19 +18,21 @@ class Row:
     side: Side
     rounds: Sequence[Summary]  # empty: absent
     absent: str | None
-    ratio: float | None  # of the scenario's measure to that of the best rival
+    ratios: Sequence[float] = ()  # of each of the scenario's numbers to the best rival's
 
     def median(self, field: str) -> float:
         return median(float(getattr(each, field)) for each in self.rounds)
 
     @property
     def value(self) -> float:
-        return self.median(field_of(self.scenario))
+        """What the scenario is about, first of all."""
+        return self.median(fields_of(self.scenario)[0])
 
     @property
     def spread(self) -> tuple[float, float]:
         """Least and most of all rounds."""
-        values = [float(getattr(each, field_of(self.scenario))) for each in self.rounds]
+        field = fields_of(self.scenario)[0]
+        values = [float(getattr(each, field)) for each in self.rounds]
         return min(values), max(values)
 
     @property
@@ -38,9 +40,10 @@ class Row:
         return sum(each.failed for each in self.rounds)
 
 
-def field_of(scenario: Scenario) -> str:
-    """The number that a scenario is about."""
-    return "first_token_p95_ms" if scenario.measure == "latency" else scenario.measure
+def fields_of(scenario: Scenario) -> tuple[str, ...]:
+    """The numbers that a scenario is about."""
+    latency = ("first_token_p95_ms", "gap_p99_ms")
+    return latency if scenario.measure == "latency" else (scenario.measure,)
 
 
 def rows(log: Log, scenarios: Sequence[Scenario], sides: Sequence[Side]) -> list[Row]:
@@ -49,29 +52,30 @@ def rows(log: Log, scenarios: Sequence[Scenario], sides: Sequence[Side]) -> list
 
 
 def _of(log: Log, scenario: Scenario, sides: Sequence[Side]) -> Iterator[Row]:
-    values = {
-        side: Row(scenario, side, found, None, None).value
-        for side in sides
-        if (found := log.of(side.name, scenario.name))
-    }
-    for side in sides:
-        absent = log.absent.get((side.name, scenario.name))
-        if side in values:
-            best = _best_rival(values, side, scenario)
-            ratio = values[side] / best if best else None
-            yield Row(scenario, side, log.of(side.name, scenario.name), None, ratio)
+    found = [Row(scenario, side, log.of(side.name, scenario.name), None) for side in sides]
+    measured = [row for row in found if row.rounds]
+    for row in found:
+        absent = log.absent.get((row.side.name, scenario.name))
+        if row.rounds:
+            yield replace(
+                row, ratios=_ratios(row, [each for each in measured if _rivals(each, row)])
+            )
         elif absent is not None:
-            yield Row(scenario, side, (), absent.reason, None)
+            yield replace(row, absent=absent.reason)
 
 
-def _best_rival(values: dict[Side, float], side: Side, scenario: Scenario) -> float | None:
-    """Over HTTP: in fp32 among rivals in fp32; with 8 bits among all."""
-    found = [value for rival, value in values.items() if _is_rival(rival, side)]
-    if not found:
-        return None
-    return min(found) if scenario.measure == "latency" else max(found)
+def _ratios(row: Row, rivals: Sequence[Row]) -> tuple[float, ...]:
+    """To the best rival in each number; for latencies less is better."""
+    best = min if row.scenario.measure == "latency" else max
+    bests = {
+        field: best(rival.median(field) for rival in rivals)
+        for field in fields_of(row.scenario)
+        if rivals
+    }
+    return tuple(row.median(field) / value for field, value in bests.items() if value)
 
 
-def _is_rival(other: Side, side: Side) -> bool:
-    comparable = side.precision != "fp32" or other.precision == "fp32"
-    return comparable and not (other.ours or other.in_process)
+def _rivals(other: Row, row: Row) -> bool:
+    """Over HTTP: of a side in fp32 those in fp32, of one with 8 bits all."""
+    comparable = row.side.precision != "fp32" or other.side.precision == "fp32"
+    return comparable and not (other.side.ours or other.side.in_process)

@@ -20,7 +20,7 @@ COLUMNS = (
 UNITS = {
     "tokens_per_s": "tok/s",
     "prompt_tokens_per_s": "prompt tok/s",
-    "latency": "ms to p95 of first tokens",
+    "latency": "ms, p95 of first tokens",
 }
 
 
@@ -48,7 +48,7 @@ def cells(row: Row) -> list[str]:
     return [
         *named,
         f"{row.value:.1f} {UNITS[row.scenario.measure]} ({least:.1f} to {most:.1f})",
-        "" if row.ratio is None else f"{row.ratio:.2f}",
+        " / ".join(f"{ratio:.2f}" for ratio in row.ratios),
         f"{row.median('first_token_p50_ms'):.0f} / {row.median('first_token_p95_ms'):.0f}",
         f"{row.median('gap_p50_ms'):.1f} / {row.median('gap_p99_ms'):.1f}",
         str(row.failed),
