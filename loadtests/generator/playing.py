@@ -15,11 +15,11 @@ from loadtests.generator.plan import Plan
 
 
 class Game:
-    """A plan under way. Times are of `time.perf_counter`."""
+    """A plan under way. Times are of `time.perf_counter`, but for the process's own `cpu_s`."""
 
     def __init__(self, plan: Plan) -> None:
         self.answers: list[Answer] = []
-        self.start_s = 0.0
+        self.start_s = self.cpu_s = 0.0
         self._asks = deque(plan.asks)
         self._missing = plan.users
         self._all_here, self._end = Event(), AsyncResult()
@@ -38,7 +38,7 @@ class Game:
     def _play(self, asker: Asker) -> None:
         self._missing -= 1
         if not self._missing:
-            self.start_s = time.perf_counter()
+            self.start_s, self.cpu_s = time.perf_counter(), -time.process_time()
             self._all_here.set()
         self._all_here.wait()
         while self._asks:
@@ -47,6 +47,7 @@ class Game:
             self.answers.append(asker.ask(ask.body))
         self._playing -= 1
         if not self._playing:
+            self.cpu_s += time.process_time()
             self._end.set(None)
 
     def wait(self) -> None:
