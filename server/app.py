@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -38,12 +38,20 @@ from server.api import (
 from server.api.failures import show_http_error, show_known, show_unreadable
 from server.api.middleware import AnswerDefects, ApiKey, BodyLimit, CountAnswers, RequestId
 from server.api.services import Services, Stopping
+from server.engine.fuser import Fuser
 from server.engine.loop import EngineLoop
 from server.errors import TABLE
 from server.evaluation.asking import RowReader
 from server.evaluation.engine_room import EngineRoom
 from server.evaluation.subjects import SourcesOf
-from server.metrics import EngineCollector, EvaluationCounts, MergeCollector, RequestMetrics, render
+from server.metrics import (
+    EngineCollector,
+    EvaluationCounts,
+    FusedCollector,
+    MergeCollector,
+    RequestMetrics,
+    render,
+)
 from server.model.checkpoint import Checkpoint, open_checkpoint
 from server.model.demo_base import NAME as DEMO_NAME
 from server.model.demo_base import ensure_demo_base
@@ -133,6 +141,8 @@ def build_services(settings: Settings, report: Report) -> Services:
     counts = EvaluationCounts()
     registry = _metrics(runtime, merged, counts, base_name)
     codec, engine = TextCodec(checkpoint.tokenizer), EngineLoop(runtime.engine)
+    if runtime.fuser is not None:
+        runtime.memory.ask_back = _asking_back(runtime.fuser, engine)
 
     def prototypes(source: Source) -> PrototypesOf:
         return PrototypesOf(source, runtime.memory.host.fetch, quiet)
@@ -167,11 +177,18 @@ def build_services(settings: Settings, report: Report) -> Services:
             counts,
         ),
         engine=engine,
+        mode=runtime.mode,
+        refusal=runtime.fuser.refusal if runtime.fuser is not None else lambda composition: None,
         stopping=Stopping(),
         metrics=RequestMetrics(registry),
         render_metrics=lambda: render(registry),
         description=_description(base_name, runtime),
     )
+
+
+def _asking_back(fuser: Fuser, engine: EngineLoop) -> Callable[[str], None]:
+    """Has an adapter taken out of the weights, between two steps."""
+    return lambda digest: engine.between_steps(lambda: fuser.let_go(digest))
 
 
 def _metrics(
@@ -185,6 +202,8 @@ def _metrics(
         EngineCollector(runtime.engine.stats, runtime.memory, base_name, max_num_seqs)
     )
     registry.register(MergeCollector(merged.counts))
+    if runtime.fuser is not None:
+        registry.register(FusedCollector(runtime.fuser))
     registry.register(evaluated)
     return registry
 

@@ -17,6 +17,7 @@ from server.adapters.host import HostAdapters
 from server.adapters.memory import AdapterMemory
 from server.adapters.merged import MergeCounts
 from server.engine.engine import SequenceOutput
+from server.engine.fuser import Fuser
 from server.engine.stats import EngineStats
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -136,6 +137,27 @@ class MergeCollector:
             ("read_bytes", "Bytes of members that merges read", counts.bytes_read),
         ):
             yield CounterMetricFamily(f"intarsia_merge_{name}", meaning, value)
+
+
+class FusedCollector:
+    """What is in the base's weights, and why it was put there or taken out."""
+
+    def __init__(self, fuser: Fuser) -> None:
+        self._fuser = fuser
+
+    def collect(self) -> Iterable[Metric]:
+        switches = CounterMetricFamily(
+            "intarsia_fused_switches", "Switches of what is fused", labels=["reason"]
+        )
+        for reason, count in self._fuser.switches.copy().items():
+            switches.add_metric([reason], count)
+        yield switches
+        now = self._fuser.now
+        fused = GaugeMetricFamily(
+            "intarsia_fused_info", "What is fused now: adapters by digest", labels=["adapters"]
+        )
+        fused.add_metric(["+".join(now.digests) or "base"], 1)
+        yield fused
 
 
 @dataclass(slots=True, eq=False)

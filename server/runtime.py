@@ -8,14 +8,17 @@ import torch
 from adapters_store.adapter import SparseAdapter
 from server.adapters.background import start_pool
 from server.adapters.device import DeviceAdapters
+from server.adapters.fused import FusedWeights
 from server.adapters.host import HostAdapters
 from server.adapters.memory import AdapterMemory
 from server.adapters.sources import Source, StoredAdapter
 from server.engine.block_manager import BlockManager
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
+from server.engine.fuser import Fuser
 from server.engine.page_room import PageRoom
 from server.engine.runner import ModelRunner
+from server.engine.sequence import Mode
 from server.kernels.cpu.int8.kernels import Int8CpuKernels
 from server.kernels.cpu.kernels import CpuKernels
 from server.kernels.interface import Kernels
@@ -23,6 +26,7 @@ from server.kernels.reference import ReferenceKernels
 from server.model.checkpoint import Checkpoint
 from server.model.kv_cache import allocate, bytes_per_page
 from server.model.load import load_model
+from server.model.phi3 import Phi3
 from server.model.text import TextCodec
 from server.settings import Settings, SettingsConflict
 from server.storage import Report
@@ -42,6 +46,8 @@ class Runtime:
     source: Callable[[str], Source]  # of a stored adapter, by digest
     device: torch.device
     dtype: torch.dtype
+    mode: Mode  # of requests that name none
+    fuser: Fuser | None  # None where nothing is ever fused
 
 
 def build_runtime(
@@ -50,6 +56,8 @@ def build_runtime(
     """The engine of `checkpoint`, as the settings say. Raises SettingsConflict."""
     device = _device(settings)
     dtype = _dtype(settings, device)
+    if settings.mode != "batched" and settings.quantization != "none":
+        raise SettingsConflict("mode", settings.mode, "a quantized base is never fused with")
     kernels = _kernels(settings, device, dtype)
     config, page_bytes, adapter_bytes = _plan(settings, checkpoint, dtype, kernels)
     cache = allocate(checkpoint.config, config.num_pages, config.page_size, dtype, device)
@@ -70,9 +78,24 @@ def build_runtime(
     report("making the kernels ready, which takes some seconds when it is done for the first time")
     kernels.warm_up(weight for _, weight in model.weights.linears())
     eos = checkpoint.eos_token_ids
-    runner = ModelRunner(model, cache, config.page_size, memory.get, eos)
+    fuser = _fuser(model, memory) if config.may_fuse else None
+    runner = ModelRunner(model, cache, config.page_size, memory.get, eos, fuser)
     engine = Engine(config, runner, TextCodec(checkpoint.tokenizer).decode, eos, blocks)
-    return Runtime(engine, memory, lambda digest: StoredAdapter(digest, load, pool), device, dtype)
+    return Runtime(
+        engine=engine,
+        memory=memory,
+        source=lambda digest: StoredAdapter(digest, load, pool),
+        device=device,
+        dtype=dtype,
+        mode=Mode(settings.mode),
+        fuser=fuser,
+    )
+
+
+def _fuser(model: Phi3, memory: AdapterMemory) -> Fuser:
+    weights = FusedWeights(model.fusable_weights(), model.kernels)
+    weights.warm_up()
+    return Fuser(weights, memory.get, memory.lease_to_weights)
 
 
 def _plan(
@@ -107,6 +130,7 @@ def _plan(
         max_queued_requests=settings.max_queued_requests,
         rope_boundary=model.rope.original_max_positions,
         numerics=numerics,
+        may_fuse=settings.mode != "batched",
     )
     return config, page_bytes, adapter_bytes
 

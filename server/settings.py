@@ -72,6 +72,11 @@ class Settings(BaseSettings):
     quantization: Literal["none", "int8"] = Field(
         "none", description="of the base; int8: a byte to a weight, on a CPU, adapters in full"
     )
+    mode: Literal["batched", "fused", "auto"] = Field(
+        "batched",
+        description="how requests are computed that name no mode; batched: all of them, and "
+        "nothing is ever fused into the base's weights",
+    )
     max_model_len: int | None = Field(
         None, gt=0, description="longest sequence, prompt and output; else what model and KV allow"
     )

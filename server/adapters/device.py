@@ -24,6 +24,12 @@ class DeviceEntry:
     loaded: Future[ResidentAdapter] = field(default_factory=Future)
     pins: int = 0  # leases that hold it
     holds: int = 0  # of these, leases without an end: the operator's pins
+    in_weights: int = 0  # of these, leases of the weights that the adapter is fused with
+
+    @property
+    def is_only_in_weights(self) -> bool:
+        """Whether nobody holds it but the weights, which give it back when they are asked."""
+        return 0 < self.pins == self.in_weights
 
 
 class DeviceAdapters:
@@ -39,7 +45,8 @@ class DeviceAdapters:
     @property
     def num_pins(self) -> int:
         """Leases that end with a request, summed over adapters; may be asked without the lock."""
-        return sum(entry.pins - entry.holds for entry in list(self._entries.values()))
+        entries = list(self._entries.values())
+        return sum(entry.pins - entry.holds - entry.in_weights for entry in entries)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -60,6 +67,24 @@ class DeviceAdapters:
             entry.pins -= 1
             entry.holds -= hold
             assert entry.pins >= entry.holds >= 0, f"{entry.digest} has no pin to be taken back"
+
+    def pin_in_weights(self, entries: Sequence[DeviceEntry]) -> None:
+        """Keep entries that are pinned already for as long as they are fused."""
+        for entry in entries:
+            assert entry.pins > 0, f"{entry.digest} is fused without a lease"
+            entry.pins += 1
+            entry.in_weights += 1
+
+    def unpin_in_weights(self, entries: Sequence[DeviceEntry]) -> None:
+        """They are fused no longer."""
+        for entry in entries:
+            entry.in_weights -= 1
+            entry.pins -= 1
+            assert entry.pins >= entry.holds + entry.in_weights, f"{entry.digest} has lost a pin"
+
+    def only_in_weights(self) -> list[str]:
+        """What would be idle if it were not fused."""
+        return [entry.digest for entry in self._entries.values() if entry.is_only_in_weights]
 
     def add(self, sizes: Mapping[str, int]) -> list[DeviceEntry] | None:
         """New entries with their room taken, idle ones evicted for it; None where there is none.
@@ -105,7 +130,7 @@ class DeviceAdapters:
         total = sum(entry.num_bytes for entry in self._entries.values())
         assert total == self.num_bytes <= self.max_bytes, f"{total}, {self.num_bytes} bytes"
         for entry in self._entries.values():
-            assert entry.pins >= entry.holds >= 0, entry
+            assert entry.pins >= entry.holds + entry.in_weights >= entry.holds >= 0, entry
 
     def _victims(self, needed: int) -> list[DeviceEntry] | None:
         """The fewest idle adapters, oldest first, whose going makes room; None if none would."""

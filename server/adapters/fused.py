@@ -60,6 +60,18 @@ class FusedWeights:
         self._kernels = kernels
         self._journal: dict[str, _Numbers] = {}  # base values of what may be overwritten
 
+    def warm_up(self) -> None:
+        """Do ahead what the first switch would wait for: write into a weight of every shape."""
+        shapes = {weight.shape: layer for layer, weight in self._weights.items()}
+        for layer in shapes.values():
+            weight = self._weights[layer]
+            corner = torch.zeros(1, dtype=torch.int32)
+            shape = (weight.shape[0], weight.shape[1])
+            change = ElementDelta(layer=layer, shape=shape, indices=corner, values=torch.ones(1))
+            adapter = ResidentAdapter("", {layer: (self._kernels.operand(change),)}, 0)
+            self.switch(BASE, [(adapter, 1.0)])
+            self.undo()
+
     def refusal(self, composition: Composition, members: Members) -> str | None:
         """Why `composition`, of these resident adapters, cannot be fused; None if it can be."""
         if composition.router is not None:

@@ -6,7 +6,7 @@ there), and laid out on the device when its turn comes. Nobody waits in a thread
 Whose turn it is, is for `waiting.py` to say.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager
 from typing import Any
@@ -43,6 +43,7 @@ class AdapterMemory:
         self._lock = lock
         self._waiting = WaitingClaims(max_waiting)
         self._drains: dict[str, Future[Freed]] = {}
+        self.ask_back: Callable[[str], None] = _nobody_has_it
 
     # Leases
 
@@ -61,6 +62,19 @@ class AdapterMemory:
         claim.lease.add_done_callback(lambda lease: self._give_up(claim, lease))
         self._fetch(claim)
         return claim.lease
+
+    def lease_to_weights(self, digests: Sequence[str]) -> AdapterLease:
+        """A lease at once, of adapters that are leased already, for as long as they are fused.
+
+        `ask_back` hears, from any thread and under the lock, of one that is wanted gone, or whose
+        room is, while nobody else holds it: then the lease is to be released soon.
+        """
+        with self._lock:
+            found = (self.device.find(digest) for digest in digests)
+            entries = [entry for entry in found if entry is not None]
+            assert len(entries) == len(digests), "fused without a lease"
+            self.device.pin_in_weights(entries)
+        return AdapterLease(lambda: self._release_from_weights(entries))
 
     def get(self, digest: str) -> ResidentAdapter:
         """A leased adapter."""
@@ -132,6 +146,8 @@ class AdapterMemory:
             # Pins went before the drain began: one that is there is of the same content, come back.
             is_kept = entry is not None and entry.holds > 0
             is_used = entry is not None and entry.pins > entry.holds
+            if entry is not None and entry.is_only_in_weights:
+                self.ask_back(digest)
             if is_used or (self._waiting.num_of(digest) > 0 and not is_kept):
                 continue
             freed = Freed(0, 0) if is_kept else self._drop(digest, entry)
@@ -203,6 +219,8 @@ class AdapterMemory:
         added = self.device.add(sizes)
         if added is None:
             self.device.unpin(entries, hold=claim.hold)
+            for digest in self.device.only_in_weights():
+                self.ask_back(digest)
             return None
         self.device.pin(added, hold=claim.hold)
         self.device.counts.hits += len(entries)
@@ -238,6 +256,12 @@ class AdapterMemory:
             self._finish_drains([entry.digest for entry in entries])
             self.admit()
 
+    def _release_from_weights(self, entries: Sequence[DeviceEntry]) -> None:
+        with self._lock:
+            self.device.unpin_in_weights(entries)
+            self._finish_drains([entry.digest for entry in entries])
+            self.admit()
+
     def _fail(self, claim: Claim, error: BaseException) -> None:
         with self._lock:
             self._forget(claim)
@@ -269,6 +293,10 @@ class AdapterMemory:
         if entry is not None or self.host.is_loading(digest) or self._waiting.num_of(digest):
             return State.LOADING
         return State.STORED
+
+
+def _nobody_has_it(digest: str) -> None:
+    """Where nothing is ever fused, nothing is asked back."""
 
 
 def _hand_back(draining: Future[Freed], freed: Freed) -> None:

@@ -1,7 +1,7 @@
 """From the names in a request to what is computed: references, weights, the composition."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from fastapi import Request
@@ -17,9 +17,9 @@ from server.api.recipes import build_recipe, find_adapter, named_as_in_body
 from server.api.routers import ARROW, arrow
 from server.api.schemas import GenerationBody
 from server.api.services import Services
+from server.engine.sequence import Mode
 from server.errors import BadRequest, shown
 
-MODE = "batched"
 THROUGH = "through_mask_of"  # of `merge`: it says where the result counts, not what it is
 
 
@@ -41,6 +41,7 @@ class Served:
     sources: tuple[Source, ...] = ()  # of the composition's digests
     members: tuple[Member, ...] = ()  # as asked
     merge: str | None = None  # how the members became one change, where that was asked
+    mode: Mode = Mode.BATCHED
 
     @property
     def headers(self) -> dict[str, str]:
@@ -48,7 +49,7 @@ class Served:
         headers = {
             "x-intarsia-composition": _sum_of(self.members) or "base",
             "x-intarsia-digest": ",".join(member.digest for member in self.members) or "base",
-            "x-intarsia-mode": MODE,
+            "x-intarsia-mode": self.mode.value,
         }
         return headers if self.merge is None else {**headers, "x-intarsia-merge": self.merge}
 
@@ -66,7 +67,18 @@ async def resolve(body: GenerationBody, services: Services, key: str | None) -> 
     would cost is known, and allowed, before anything is computed: InvalidMerge, BaseMismatch,
     MergeTooLarge.
     """
-    return await run_in_threadpool(_resolve, body, services, key)
+    mode = _mode(body, services)
+    served = await run_in_threadpool(_resolve, body, services, key)
+    return served if served.composition == BASE else replace(served, mode=mode)
+
+
+def _mode(body: GenerationBody, services: Services) -> Mode:
+    """The mode that `body` asks for; what asks for the base alone is batched in any."""
+    asked = services.mode if body.mode is None else Mode(body.mode)
+    if services.mode is Mode.BATCHED and asked is not Mode.BATCHED:
+        reason = "this server is set to batched; INTARSIA_MODE=fused or auto lets requests choose"
+        raise BadRequest(f"mode: {asked.value} is not served: {reason}", "mode")
+    return asked
 
 
 def _resolve(body: GenerationBody, services: Services, key: str | None) -> Served:

@@ -4,12 +4,13 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from server.adapters.claims import given
+from server.adapters.claims import AdapterLease, given
 from server.api.composing import Served
 from server.api.services import Services
 from server.engine.loop import OutputStream
 from server.engine.sampling_params import SamplingParams
-from server.engine.sequence import GenerationRequest
+from server.engine.sequence import GenerationRequest, Mode
+from server.errors import BadRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +37,23 @@ async def submit(
                 composition=served.composition,
                 adapter_from=job.adapter_from,
                 cache_salt=cache_salt,
+                mode=served.mode,
             )
             lease = await given(services.memory.lease(served.sources))
+            _check_mode(services, served, lease)
             streams.append(services.engine.submit(request, lease))
     except BaseException:
         for stream in streams:
             stream.close()
         raise
     return streams
+
+
+def _check_mode(services: Services, served: Served, lease: AdapterLease) -> None:
+    """Raise BadRequest, and let the adapters go, where they are to be fused and cannot be."""
+    if served.mode is Mode.FUSED and (reason := services.refusal(served.composition)) is not None:
+        lease.release()
+        raise BadRequest(f"mode: fused cannot serve {served.model}: {reason}", "mode")
 
 
 def choice_seeds(seed: int | None, count: int) -> list[int]:

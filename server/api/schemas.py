@@ -22,7 +22,7 @@ NOT_SERVED = frozenset(
     {"allowed_token_ids", "audio", "bad_words", "best_of", "chat_template", "documents", "echo"}
     | {"chat_template_kwargs", "continue_final_message", "functions", "function_call"}
     | {"guided_choice", "guided_grammar", "guided_json", "guided_regex", "logprob_token_ids"}
-    | {"mode", "modalities", "prediction", "prompt_embeds", "return_token_ids", "suffix", "tools"}
+    | {"modalities", "prediction", "prompt_embeds", "return_token_ids", "suffix", "tools"}
     | {"return_tokens_as_token_ids", "structured_outputs", "truncate_prompt_tokens"}
     | {"use_beam_search", "web_search_options"}
 )
@@ -115,6 +115,7 @@ class GenerationBody(OpenBody):
     merged_adapters: MergedAdapters | None = None
     lora: list[LoraScale] | None = Field(None, max_length=MAX_MEMBERS)  # llama.cpp's
     adapter_from: AdapterStart = 0
+    mode: Literal["batched", "fused", "auto"] | None = None
 
     n: int = Field(1, ge=1, le=64)
     seed: int | None = Field(None, ge=MIN_SEED, le=MAX_SEED)

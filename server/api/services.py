@@ -10,11 +10,13 @@ from adapters_store.ingest import AdapterStore
 from adapters_store.merging.merger import Merger
 from adapters_store.registry import AdapterRecord
 from adapters_store.sources import AdapterSources
+from server.adapters.composition import Composition
 from server.adapters.memory import AdapterMemory
 from server.adapters.merged import MergedAdapters
 from server.adapters.pins import PinnedNames
 from server.adapters.sources import Source
 from server.engine.loop import EngineLoop
+from server.engine.sequence import Mode
 from server.errors import UnsupportedMedia
 from server.evaluation.evaluations import Evaluations
 from server.jobs.worker import JobWorker
@@ -61,6 +63,8 @@ class Services:
     jobs: JobWorker
     evaluations: Evaluations
     engine: EngineLoop
+    mode: Mode  # of requests that name none; batched: others are not served
+    refusal: Callable[[Composition], str | None]  # why leased adapters cannot be fused
     stopping: Stopping
     metrics: RequestMetrics
     render_metrics: MetricsText

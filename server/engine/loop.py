@@ -57,7 +57,14 @@ class _Abort:
     request_id: str
 
 
-_Command = _Submission | _Abort | None  # None only wakes the thread
+@dataclass(frozen=True, slots=True)
+class _Errand:
+    """A command to the engine's thread: something to be done between two steps."""
+
+    run: Callable[[], None]
+
+
+_Command = _Submission | _Abort | _Errand | None  # None only wakes the thread
 
 
 class OutputStream:
@@ -140,6 +147,10 @@ class EngineLoop:
         """End a request if it is still live."""
         self._commands.put(_Abort(request_id))
 
+    def between_steps(self, errand: Callable[[], None]) -> None:
+        """Have something done on the engine's thread, soon; it must not raise."""
+        self._commands.put(_Errand(errand))
+
     # The engine's thread
 
     def _run(self) -> None:
@@ -167,6 +178,8 @@ class EngineLoop:
             case _Abort(request_id):
                 if (output := self._engine.abort(request_id)) is not None:
                     self._deliver([output])
+            case _Errand(run):
+                run()
 
     def _accept(self, request: GenerationRequest, ticket: _Ticket) -> None:
         try:

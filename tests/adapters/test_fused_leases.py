@@ -1,0 +1,90 @@
+"""Adapters in the weights stay on the device, and leave when somebody wants them gone."""
+
+import pytest
+from memories import SIZE, Desk
+
+from server.adapters.claims import AdapterLease
+from server.adapters.status import Freed, State
+
+
+class Weights:
+    """Holds adapters fused; told to give one back, it does so when the test says."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.asked: list[str] = []
+        self.lease: AdapterLease | None = None
+        desk.memory.ask_back = self.asked.append
+
+    def fuse(self, *names: str) -> None:
+        self.lease = self.desk.memory.lease_to_weights(names)
+
+    def let_go(self) -> None:
+        assert self.lease is not None
+        self.lease.release()
+        self.asked.clear()
+
+
+def test_what_is_fused_is_not_evicted_and_counts_as_no_request() -> None:
+    desk = Desk(device_bytes=2 * SIZE)
+    weights, lease = Weights(desk), desk.lease("a0")
+    weights.fuse("a0")
+    lease.release()
+    desk.touch(["b0", "c0", "d0"])
+    assert desk.resident() == {"a0", "d0"}
+    assert (desk.memory.device.num_pins, weights.asked) == (0, [])
+    weights.let_go()
+    desk.touch(["b0", "c0"])
+    assert desk.resident() == {"b0", "c0"}
+    desk.memory.check_integrity()
+
+
+def test_only_what_is_leased_is_fused() -> None:
+    desk = Desk()
+    desk.touch(["a0"])
+    with pytest.raises(AssertionError, match="without a lease"):
+        desk.memory.lease_to_weights(["a0"])
+
+
+def test_an_idle_fused_adapter_is_asked_back_by_whoever_wants_its_room() -> None:
+    desk = Desk(device_bytes=SIZE)
+    weights, lease = Weights(desk), desk.lease("a0")
+    weights.fuse("a0")
+    waiting = desk.ask("b0")
+    desk.pool.run()
+    assert weights.asked == [], "a request still uses it"
+    lease.release()
+    assert "a0" in weights.asked
+    assert not waiting.done()
+    weights.let_go()
+    desk.pool.run()
+    assert waiting.result(0)
+    assert desk.resident() == {"b0"}
+
+
+def test_a_deleted_adapter_drains_once_the_weights_have_let_it_go() -> None:
+    desk = Desk()
+    weights, lease = Weights(desk), desk.lease("a0")
+    weights.fuse("a0")
+    drained = desk.memory.drain("a0")
+    assert weights.asked == [], "a request that began before still uses it"
+    lease.release()
+    assert weights.asked == ["a0"]
+    assert desk.memory.status("a0").state is State.DRAINING
+    weights.let_go()
+    desk.pool.run()
+    assert drained.result(0).device == SIZE
+    assert desk.resident() == set()
+
+
+def test_an_adapter_that_is_pinned_too_stays_after_the_weights_let_it_go() -> None:
+    desk = Desk()
+    weights = Weights(desk)
+    desk.lease("a0", hold=True)
+    weights.fuse("a0")
+    drained = desk.memory.drain("a0")
+    assert weights.asked == []
+    weights.let_go()
+    assert drained.result(0) == Freed(0, 0), "its content was published anew"
+    assert desk.resident() == {"a0"}
+    desk.memory.check_integrity()
