@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from server.kernels.cpu import products
+from server.kernels.cpu import products, streams
 from server.kernels.cpu.kernels import CpuKernels
 
 SHAPES = {"phi3-like": (192, 64), "odd": (67, 35), "wide": (1000, 48), "deep": (64, 1536)}
@@ -40,6 +40,31 @@ def test_outlier_changes_no_bit_of_another_row(rows: torch.Tensor) -> None:
     assert torch.equal(
         products.product(outlier, packed)[others], products.product(x, packed)[others]
     )
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_products_of_few_rows_have_the_bits_of_those_of_many(name: str, rows: torch.Tensor) -> None:
+    out, width = SHAPES[name]
+    if not products.can_pack() or streams.depth_of(out, width) == streams.NOT_KNOWN:
+        pytest.skip("this machine's packs or sums are others")
+    x = rows[:7, :width].contiguous()
+    packed = products.pack(torch.randn(out, width, generator=torch.Generator().manual_seed(4)))
+    together = products.product(x, packed)
+    for count in range(1, 8):
+        for threads in (1, 2):
+            alone = streams.product(x[:count], packed, threads)
+            assert torch.equal(alone, together[:count]), count
+    assert streams.FEW < 7, "or the last ones above are not of many"
+
+
+def test_where_sums_are_taken_otherwise_onednn_multiplies(
+    monkeypatch: pytest.MonkeyPatch, rows: torch.Tensor
+) -> None:
+    monkeypatch.setattr(streams, "multiply", lambda address, depth, x, y, threads: y.fill(7))
+    assert streams.depth_of.__wrapped__(67, 35) == streams.NOT_KNOWN
+    monkeypatch.setattr(streams, "depth_of", lambda out, width: streams.NOT_KNOWN)
+    x, packed = rows[:2, :35].contiguous(), products.pack(rows[:67, :35].contiguous())
+    assert torch.equal(streams.product(x, packed, 1), products.product(x, packed))
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from adapters_store.adapter import DenseDelta, WeightDelta
-from server.kernels.cpu import attention, glue, packed_numbers, products
+from server.kernels.cpu import attention, glue, packed_numbers, products, streams
 from server.kernels.cpu.deltas import add_deltas
 from server.kernels.cpu.entries import operand_entries
 from server.kernels.cpu.logits import summarize
@@ -80,7 +80,7 @@ class CpuKernels(ReferenceKernels):
         packed_numbers.write(weight, places, values, self._threads)
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
-        return products.product(x, weight)
+        return streams.product(x, weight, self._threads)
 
     def linear(self, x: Tensor, weight: Tensor, deltas: DeltaBatch | None) -> Tensor:
         if deltas is None:

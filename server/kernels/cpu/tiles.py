@@ -14,8 +14,6 @@ from numba.extending import intrinsic
 from server.kernels.cpu.compiled import compiled
 from server.kernels.cpu.vectors import INDEX, LANES, VECTOR, broadcast, load, start_of, store
 
-VECTORS = 2  # halves of B
-
 
 def _tile(rows: int) -> Any:
     """`tile(c, c_at, c_step, a, a_at, a_step, b, b_at, b_next, b_step, depth)`: C += A B.
@@ -39,13 +37,13 @@ def _tile(rows: int) -> Any:
         depth: Any,
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            def matrix(array: int, at: int, step: int) -> _Matrix:
+            def matrix(array: int, at: int, step: int) -> Matrix:
                 kind = signature.args[array]
                 start = start_of(context, builder, kind, values[array], values[at])
-                return _Matrix(start, values[step])
+                return Matrix(start, values[step])
 
             halves = [matrix(6, at, 9) for at in (7, 8)]
-            _accumulate(builder, rows, matrix(0, 1, 2), matrix(3, 4, 5), halves, values[10])
+            accumulate(builder, rows, matrix(0, 1, 2), matrix(3, 4, 5), halves, values[10])
             return context.get_dummy_value()
 
         i = types.int64
@@ -54,7 +52,7 @@ def _tile(rows: int) -> Any:
     return intrinsic(tile)
 
 
-class _Matrix:
+class Matrix:
     """Rows that are `step` numbers apart, from the address `start` on."""
 
     def __init__(self, start: Any, step: Any) -> None:
@@ -64,12 +62,12 @@ class _Matrix:
         return builder.add(builder.mul(row, self.step), column)
 
 
-def _accumulate(
-    builder: Any, rows: int, c: _Matrix, a: _Matrix, halves: list[_Matrix], depth: Any
+def accumulate(
+    builder: Any, rows: int, c: Matrix, a: Matrix, parts: list[Matrix], depth: Any
 ) -> None:
-    """C stays in registers while a loop goes along the depth."""
+    """C += A B, where each of B's `parts` is `[depth, LANES]`. C stays in registers meanwhile."""
     zero, one = ir.Constant(INDEX, 0), ir.Constant(INDEX, 1)
-    columns = [ir.Constant(INDEX, vector * LANES) for vector in range(VECTORS)]
+    columns = [ir.Constant(INDEX, vector * LANES) for vector in range(len(parts))]
     numbers = [ir.Constant(INDEX, row) for row in range(rows)]
     places = [c.at(builder, row, column) for row in numbers for column in columns]
     initial = [load(builder, c.start, place) for place in places]
@@ -78,7 +76,7 @@ def _accumulate(
     builder.branch(loop)
     builder.position_at_end(loop)
     k, sums = builder.phi(INDEX), [builder.phi(VECTOR) for _ in places]
-    results = _added(builder, sums, numbers, a, halves, k)
+    results = _added(builder, sums, numbers, a, parts, k)
     following = builder.add(k, one)
     builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
     for phi, first, later in zip([k, *sums], [zero, *initial], [following, *results], strict=True):
@@ -90,13 +88,13 @@ def _accumulate(
 
 
 def _added(
-    builder: Any, sums: list[Any], rows: list[Any], a: _Matrix, halves: list[_Matrix], k: Any
+    builder: Any, sums: list[Any], rows: list[Any], a: Matrix, parts: list[Matrix], k: Any
 ) -> list[Any]:
     """`sums` with the products of column k of A and row k of B."""
     kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
     fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32")
     zero = ir.Constant(INDEX, 0)
-    vectors = [load(builder, half.start, half.at(builder, k, zero)) for half in halves]
+    vectors = [load(builder, part.start, part.at(builder, k, zero)) for part in parts]
     factors = [
         broadcast(builder, builder.load(builder.gep(a.start, [a.at(builder, row, k)])))
         for row in rows
