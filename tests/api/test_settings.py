@@ -23,6 +23,7 @@ def test_every_bad_value_is_named_with_its_key(monkeypatch: pytest.MonkeyPatch) 
         "device_cache_bytes": "much",
         "max_num_seqs": "-1",
         "page_size": "1.5",
+        "quantization": "int4",
     }.items():
         with monkeypatch.context() as patch:
             patch.setenv(f"INTARSIA_{key.upper()}", value)
@@ -86,6 +87,8 @@ def test_a_start_that_cannot_be_served_names_key_and_value(tiny_base: Path, tmp_
     for says, flags in {
         "INTARSIA_MAX_MODEL_LEN=100000": [*tiny, "--max-model-len", "100000"],
         "INTARSIA_DEVICE_CACHE_BYTES=1": [*tiny, "--device-cache-bytes", "1"],
+        "INTARSIA_QUANTIZATION=int8": [*tiny, "--quantization=int8", "--dtype=bfloat16"],
+        "INTARSIA_QUANTIZATION=int8:": [*tiny, "--quantization=int8", "--kernels=reference"],
         "INTARSIA_PUBLISH_DIR=/no/such/place": [*tiny, "--publish-dir", "/no/such/place"],
         "'/no/such/base'": ["--base-model", "/no/such/base", *data],
     }.items():
