@@ -7,8 +7,12 @@ trying it: short answers, one round, a log of its own.
 """
 
 import argparse
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -29,6 +33,7 @@ ROUNDS = 3
 
 def main(arguments: Sequence[str] | None = None) -> None:
     asked = _arguments(arguments)
+    signal.signal(signal.SIGTERM, _stop)  # else servers would outlive this process
     console = Console()
     sides, scenarios = _sides(asked.sides), _scenarios(asked)
     name = asked.curve or "table"
@@ -60,6 +65,10 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, default=RIVALS / "bench")
     add("--publish", type=Path, metavar="DOC", help="put table and plot into this document")
     return parser.parse_args(arguments)
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def _sides(names: Sequence[str] | None) -> list[Side]:

