@@ -3,38 +3,61 @@
     python -m loadtests.micro.decode_step [--kernels cpu reference] [--checkpoint data/demo-base]
 
 Steps of so many sequences with so much context, greedy, with log-probabilities as `make bench`
-asks for. The sides take turns. The last line is JSON.
+asks for; some where every sequence has an adapter of its own, 1 % of qkv. The sides take turns. The
+last line is JSON.
 """
 
 import argparse
 import json
+import math
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from adapters_store.adapter import ElementDelta
+from server.adapters.composition import BASE, Composition
+from server.adapters.delta import ResidentAdapter
 from server.engine.runner import ModelRunner
 from server.engine.sampling_params import SamplingParams
 from server.engine.scheduled import ScheduledBatch, ScheduledSequence
 from server.engine.sequence import GenerationRequest, Sequence
 from server.kernels.cpu.kernels import CpuKernels
+from server.kernels.interface import Kernels
 from server.kernels.reference import ReferenceKernels
 from server.model.checkpoint import Checkpoint, open_checkpoint
 from server.model.kv_cache import allocate
 from server.model.load import load_model
 
 PAGE, NUM_PAGES, REPEATS = 16, 1200, 9
-STEPS = ((1, 64, 1), (8, 64, 1), (32, 64, 1), (32, 512, 1), (1, 512, 512))
+KEEP_RATIO = 0.01
 KINDS: dict[str, Callable[[], Any]] = {
     "cpu": CpuKernels,
     "reference": lambda: ReferenceKernels("cpu"),
 }
+
+
+class Case(NamedTuple):
+    """What a step computes."""
+
+    sequences: int
+    context: int
+    new: int = 1
+    adapters: int = 0  # as many as sequences, or none
+
+
+STEPS = (
+    *(Case(count, 64) for count in (1, 2, 4, 8, 32)),
+    *(Case(count, 64, adapters=count) for count in (1, 8, 32)),
+    Case(32, 512),
+    Case(1, 512, new=512),
+)
 
 
 class Timed:
@@ -63,11 +86,11 @@ def main() -> None:
     checkpoint = open_checkpoint(str(arguments.checkpoint))
     sides = {name: _side(checkpoint, KINDS[name]()) for name in arguments.kernels}
     rows = [(name, case, ms) for case in STEPS for name, ms in _measure(sides, case).items()]
-    table = Table("kernels", "sequences", "context", "new", "ms", "tok/s", "of it, ms")
-    for name, (count, context, new), ms in rows:
+    table = Table("kernels", *Case._fields, "ms", "tok/s", "of it, ms")
+    for name, case, ms in rows:
         parts = ", ".join(f"{part} {spent:.1f}" for part, spent in ms.items() if part != "step")
-        rate = f"{count * new / ms['step'] * 1e3:.0f}"
-        table.add_row(name, *map(str, (count, context, new)), f"{ms['step']:.1f}", rate, parts)
+        rate = f"{case.sequences * case.new / ms['step'] * 1e3:.0f}"
+        table.add_row(name, *map(str, case), f"{ms['step']:.1f}", rate, parts)
     Console().print(table)
     print(json.dumps([{"kernels": name, "step": case, "ms": ms} for name, case, ms in rows]))
 
@@ -83,18 +106,33 @@ def _side(checkpoint: Checkpoint, kernels: Any) -> tuple[Timed, ModelRunner]:
     timed = Timed(kernels)
     model = load_model(checkpoint, torch.float32, "cpu", timed)
     cache = allocate(checkpoint.config, NUM_PAGES, PAGE, torch.float32, "cpu")
-    return timed, ModelRunner(model, cache, PAGE, _no_adapters, checkpoint.eos_token_ids)
+    shapes = checkpoint.config.linear_shapes()
+    wanted = {name: shape for name, shape in shapes.items() if name.endswith("qkv_proj")}
+    count = max(case.adapters for case in STEPS)
+    adapters = {str(i): _adapter(str(i), wanted, kernels) for i in range(count)}
+    return timed, ModelRunner(model, cache, PAGE, adapters.__getitem__, checkpoint.eos_token_ids)
 
 
-def _no_adapters(digest: str) -> Any:
-    raise AssertionError(f"nobody asks for {digest}")
+def _adapter(
+    digest: str, shapes: Mapping[str, tuple[int, ...]], kernels: Kernels
+) -> ResidentAdapter:
+    source, operands = torch.Generator().manual_seed(int(digest)), {}
+    for name, shape in shapes.items():
+        size = math.prod(shape)
+        chosen = torch.randperm(size, generator=source)[: round(KEEP_RATIO * size)].sort().values
+        values = torch.randn(len(chosen), generator=source).to(torch.bfloat16) * 1e-3
+        indices = chosen.int()
+        delta = ElementDelta(layer=name, shape=shape, indices=indices, values=values)
+        operands[name] = (kernels.operand(delta),)
+    num_bytes = sum(own.num_bytes for (own,) in operands.values())
+    return ResidentAdapter(digest, operands, num_bytes)
 
 
 def _measure(
-    sides: dict[str, tuple[Timed, ModelRunner]], case: tuple[int, int, int]
+    sides: dict[str, tuple[Timed, ModelRunner]], case: Case
 ) -> dict[str, dict[str, float]]:
     """Medians of each side's milliseconds: of the step, of each kernel, of everything else."""
-    batch = _batch(*case)
+    batch = _batch(case)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
     for _ in range(REPEATS + 1):
         for name, (timed, runner) in sides.items():
@@ -109,13 +147,16 @@ def _measure(
     }
 
 
-def _batch(count: int, context: int, new: int) -> ScheduledBatch:
+def _batch(case: Case) -> ScheduledBatch:
+    count, context, new, adapters = case
     pages = -(-context // PAGE)
     entries = []
     for index in range(count):
         prompt = tuple((index * 37 + position * 11) % 40000 + 5 for position in range(context))
         sampling = SamplingParams(max_tokens=99, temperature=0, logprobs=0)
-        sequence = Sequence.start(GenerationRequest(str(index), prompt, sampling))
+        composition = Composition.linear([(str(index), 1.0)]) if adapters else BASE
+        request = GenerationRequest(str(index), prompt, sampling, composition)
+        sequence = Sequence.start(request)
         sequence.pages = list(range(index * pages, (index + 1) * pages))
         sequence.num_computed = context - new
         entries.append(ScheduledSequence(sequence, context - new, new))
