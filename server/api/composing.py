@@ -69,7 +69,11 @@ async def resolve(body: GenerationBody, services: Services, key: str | None) -> 
     """
     mode = _mode(body, services)
     served = await run_in_threadpool(_resolve, body, services, key)
-    return served if served.composition == BASE else replace(served, mode=mode)
+    if served.composition == BASE:
+        return served
+    if mode is Mode.FUSED and served.composition.router is not None:
+        raise BadRequest("mode: fused cannot serve routed adapters, token by token", "mode")
+    return replace(served, mode=mode)
 
 
 def _mode(body: GenerationBody, services: Services) -> Mode:

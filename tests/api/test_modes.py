@@ -103,7 +103,7 @@ def test_what_cannot_be_fused_is_refused_in_fused_and_batched_in_auto(auto: Runn
     assert "entry by entry" in refused.json()["error"]["message"]
     text(ask(auto, "low", mode="auto"))
     routed = {"adapters": [{"id": "e"}, {"id": "f"}], "merge": {"method": "arrow"}}
-    assert "router" in ask(auto, BASE_NAME, mode="fused", **routed).json()["error"]["message"]
+    assert "routed" in ask(auto, BASE_NAME, mode="fused", **routed).json()["error"]["message"]
     auto.assert_idle()
 
 
@@ -134,7 +134,7 @@ def test_a_deleted_adapter_leaves_the_weights(auto: RunningServer) -> None:
     with auto.http() as http:
         deleted = http.delete("/v1/adapters/gone", params={"wait": 10})
     assert deleted.status_code == 200, deleted.text
-    assert deleted.json()["freed"]["device"] > 0
+    assert deleted.json()["bytes_freed"]["device"] > 0
     assert metric(auto, "intarsia_fused_info") == {"base": 1.0}
     assert metric(auto, "intarsia_fused_switches_total")["released"] >= 1
 

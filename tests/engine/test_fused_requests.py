@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from server.engine.errors import StepFailed
 from server.engine.fuser import CHEAPER, FAILED, RELEASED, REQUEST, Fuser
 from server.engine.sequence import FinishReason, GenerationRequest, Mode
 from server.kernels.cpu import kernels as cpu_kernels
+from server.kernels.cpu.deltas import add_deltas
 from server.kernels.cpu.packed_numbers import numbers_of
 from server.kernels.cpu.products import can_pack
 
@@ -53,15 +55,15 @@ def prompt_of(index: int) -> list[int]:
     return [(index * 37 + position * 11) % 300 + 5 for position in range(3 + index % 9)]
 
 
-def fused(name: str, composition: Composition, **more: int) -> GenerationRequest:
-    options = {"max_tokens": 6, "ignore_eos": True, **more}
-    return request(name, prompt_of(len(name)), composition, mode=Mode.FUSED, **options)
+def fused(name: str, composition: Composition, max_tokens: int = 6) -> GenerationRequest:
+    return plain(name, composition, Mode.FUSED, max_tokens)
 
 
-def plain(name: str, composition: Composition, mode: Mode = Mode.BATCHED) -> GenerationRequest:
-    return request(
-        name, prompt_of(len(name)), composition, mode=mode, max_tokens=6, ignore_eos=True
-    )
+def plain(
+    name: str, composition: Composition, mode: Mode = Mode.BATCHED, max_tokens: int = 6
+) -> GenerationRequest:
+    prompt = prompt_of(len(name))
+    return request(name, prompt, composition, mode=mode, max_tokens=max_tokens, ignore_eos=True)
 
 
 def run(real: RealEngine, requests: list[GenerationRequest], **sizes: int) -> Logits:
@@ -152,10 +154,12 @@ def test_a_fused_step_runs_no_delta_kernel_and_moves_no_weight(
     real: RealEngine, fusable: list[Composition], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    add_deltas = cpu_kernels.add_deltas
-    monkeypatch.setattr(
-        cpu_kernels, "add_deltas", lambda *given: (calls.append(1), add_deltas(*given))
-    )
+
+    def counting(*given: Any) -> None:
+        calls.append(len(given))
+        add_deltas(*given)
+
+    monkeypatch.setattr(cpu_kernels, "add_deltas", counting)
     engine, runner = real.engine(may_fuse=True)
     before = addresses(real)
     run_to_end(engine, [fused("a", fusable[0]), fused("b", fusable[0])])

@@ -14,12 +14,14 @@ from server.engine.turns import QUANTUM, Turns
 A, B, C = (Composition.linear([(f"sha256:{letter}", 1.0)]) for letter in "abc")
 
 
-def fused(name: str, prompt: list[int], composition: Composition, **more: int) -> GenerationRequest:
-    return request(name, prompt, composition, mode=Mode.FUSED, **more)
+def fused(
+    name: str, prompt: list[int], composition: Composition, max_tokens: int
+) -> GenerationRequest:
+    return request(name, prompt, composition, mode=Mode.FUSED, max_tokens=max_tokens)
 
 
 def config(**sizes: int) -> EngineConfig:
-    return EngineConfig(**{"max_model_len": 200, "num_pages": 200, "may_fuse": True, **sizes})
+    return EngineConfig(**{"max_model_len": 200, "num_pages": 200, **sizes}, may_fuse=True)  # type: ignore[arg-type]
 
 
 def test_nobody_asks_and_nothing_is_fused() -> None:
