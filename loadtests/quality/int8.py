@@ -1,10 +1,10 @@
 """What int8 costs: distances to fp32 of our variants, and of llama.cpp's Q8_0, on the same texts.
 
     python -m loadtests.quality.int8 --base DIR --text README.md --rows rows.jsonl \\
-        --llama-python VENV/bin/python
+        --llama-python .rivals/llama-batch/bin/python --gguf F32.gguf Q8_0.gguf
 
-That environment has `llama-cpp-py-sync` and numpy. Every token is teacher-forced. The last line is
-JSON.
+The GGUF files have the base's weights (`loadtests.rivals.gguf_files`). Every token is
+teacher-forced. The last line is JSON.
 """
 
 import argparse
@@ -21,7 +21,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from loadtests.quality import gguf_file
 from loadtests.quality.distances import Distances
 from loadtests.quality.simulated import Grouping, SimulatedKernels
 from loadtests.quality.texts import chats, pieces
@@ -49,12 +48,9 @@ def main() -> None:
     ]
     sides = {name: partial(_ours, checkpoint, texts, make) for name, make in _variants(checkpoint)}
     with tempfile.TemporaryDirectory() as folder:
-        if given.llama_python:
-            for kind in gguf_file.TYPES:
-                place = Path(folder, kind)
-                sides[f"llama.cpp {kind}"] = partial(
-                    _theirs, checkpoint, texts, kind, place, given.llama_python
-                )
+        for file in given.gguf:
+            place = Path(folder, file.stem)
+            sides[file.stem] = partial(_theirs, texts, file, place, given.llama_python)
         chosen = {name: sides[name] for name in given.sides or sides}
         _print(_compare(texts, partial(_ours, checkpoint, texts, CpuKernels), chosen))
 
@@ -66,7 +62,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=Path, nargs="*", default=[])
     parser.add_argument("--pieces", type=int, default=12)
     parser.add_argument("--chats", type=int, default=40)
-    parser.add_argument("--llama-python")
+    parser.add_argument("--llama-python", default=".rivals/llama-batch/bin/python")
+    parser.add_argument("--gguf", type=Path, nargs="*", default=[])
     parser.add_argument("--sides", nargs="*", help="only these, by name; else all")
     return parser.parse_args()
 
@@ -117,12 +114,9 @@ def _logits(model: Phi3, tokens: Tensor) -> Tensor:
     )
 
 
-def _theirs(
-    checkpoint: Checkpoint, texts: Texts, kind: str, folder: Path, python: str
-) -> Iterator[Tensor]:
+def _theirs(texts: Texts, weights: Path, folder: Path, python: str) -> Iterator[Tensor]:
     folder.mkdir()
-    weights, asked = folder / "model.gguf", folder / "texts.json"
-    gguf_file.write(checkpoint, kind, weights)
+    asked = folder / "texts.json"
     asked.write_text(json.dumps(texts))
     subprocess.run([python, LLAMA, weights, asked, folder], check=True)
     for number in range(len(texts)):

@@ -2,24 +2,29 @@
 
     python llama_logits.py MODEL.gguf TEXTS.json FOLDER
 
-Runs in an environment of its own, which has `llama-cpp-py-sync` and numpy. TEXTS.json is a list of
-lists of token ids; the folder gets 0.npy, 1.npy ..., fp32 `[tokens, vocab]`. Keys and values are
-cached in fp32.
+Runs in the environment of `loadtests.rivals.llama_batch`: the library is that of xllamacpp, the
+declarations of its C API are those of llama-cpp-py-sync. TEXTS.json is a list of lists of token
+ids; the folder gets 0.npy, 1.npy ..., fp32 `[tokens, vocab]`. Keys and values are cached in fp32.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
+import xllamacpp.xllamacpp
+from llama_cpp_py_sync._cffi_bindings import get_ffi
 
-THREADS = 2
+THREADS = os.cpu_count() or 1
+# Some defaults: declarations that do not belong to the library would not find them.
+DEFAULTS = {"n_ctx": 512, "n_batch": 2048, "type_k": 1, "no_perf": True, "n_samplers": 0}
 
 
 def main(model_path: str, texts_path: str, folder: str) -> None:
-    ffi, lib = get_ffi(), get_lib()
+    ffi = get_ffi()
+    lib = ffi.dlopen(xllamacpp.xllamacpp.__file__)
     texts = json.loads(Path(texts_path).read_text())
     lib.llama_backend_init()
     settings = lib.llama_model_default_params()
@@ -33,6 +38,8 @@ def main(model_path: str, texts_path: str, folder: str) -> None:
 
 def _context(ffi: Any, lib: Any, model: Any, longest: int) -> Any:
     settings = lib.llama_context_default_params()
+    if {name: getattr(settings, name) for name in DEFAULTS} != DEFAULTS:
+        sys.exit("llama.cpp's settings are not as declared")
     settings.n_ctx = settings.n_batch = settings.n_ubatch = settings.n_outputs_max = longest
     settings.n_threads = settings.n_threads_batch = THREADS
     settings.type_k = settings.type_v = lib.GGML_TYPE_F32
