@@ -46,7 +46,9 @@ def main() -> None:
         *list(pieces(checkpoint.tokenizer, given.text))[: given.pieces],
         *list(chats(checkpoint.tokenizer, given.rows))[: given.chats],
     ]
-    sides = {name: partial(_ours, checkpoint, texts, make) for name, make in _variants(checkpoint)}
+    sides: dict[str, Side] = {
+        name: partial(_ours, checkpoint, texts, make) for name, make in _variants(checkpoint)
+    }
     with tempfile.TemporaryDirectory() as folder:
         for file in given.gguf:
             place = Path(folder, file.stem)

@@ -19,12 +19,16 @@ GROUP_BYTES = WIDTH * (GROUP + SCALE_BYTES)  # of a tile
 TILES_AT_ONCE = 64  # whose copies in fp32 are in memory while packing
 
 
+def row_bytes(width: int) -> int:
+    """Bytes of a row of `width` numbers, with its scales."""
+    return -(-width // GROUP) * (GROUP + SCALE_BYTES)
+
+
 def pack(weight: Tensor) -> Tensor:
-    """`weight [out, in]` as bytes `[out, groups * (GROUP + SCALE_BYTES)]`.
+    """`weight [out, in]` as bytes `[out, row_bytes(in)]`.
 
     The rows of that matrix are no rows of the weight, and the memory goes on behind it to the end
-    of the last tile: it is to be read by its address. Raises nothing for numbers that are not
-    finite: their products are NaN.
+    of the last tile: it is to be read by its address, and not to be copied.
     """
     parts = [_tiles(rows) for rows in weight.split(WIDTH * TILES_AT_ONCE)]
     return torch.cat(parts).view(-1, parts[0].shape[1] // WIDTH)[: len(weight)]

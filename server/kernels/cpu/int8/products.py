@@ -7,18 +7,19 @@ from torch import Tensor
 
 from server.kernels.cpu.compiled import as_written
 from server.kernels.cpu.int8.grouped import GROUP, LARGEST, SMALLEST
-from server.kernels.cpu.int8.layout import GROUP_BYTES, OFFSET
+from server.kernels.cpu.int8.layout import GROUP_BYTES, OFFSET, row_bytes
 from server.kernels.cpu.int8.rounding import highest_bits, round_to_bytes
 from server.kernels.cpu.int8.tiles import MOST_ROWS, multiply
 from server.kernels.cpu.threads import run_tasks
 from server.kernels.cpu.vectors import WIDTH
 
-NOT_FINITE, SMALLEST_BITS = np.float32([np.inf, SMALLEST]).view(np.int32)  # as whole numbers
+NOT_FINITE, SMALLEST_BITS = np.array([np.inf, SMALLEST], np.float32).view(np.int32)  # bits
 SERIAL_ROWS = 4  # of fewer, no second thread is worth waking to quantize them
 
 
 def product(x: Tensor, packed: Tensor, threads: int) -> Tensor:
     """`x @ W.T` of fp32 rows `x [n, in]` and the W that `layout.pack` packed: `[n, out]`."""
+    assert packed.shape[1] == row_bytes(x.shape[1]), "packed for another width"
     y = x.new_empty(x.shape[0], packed.shape[0])
     _multiply(x.contiguous().numpy(), packed.data_ptr(), threads, y.numpy())
     return y
