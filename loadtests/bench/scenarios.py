@@ -56,7 +56,7 @@ class Scenario:
         load = self.workload
         answer = replace(load.answer, median=min(16, load.answer.median), most=16)
         load = replace(load, answer=replace(answer, least=min(answer.least, 16)))
-        return replace(self, workload=replace(load, requests=load.at_once or 16))
+        return replace(self, workload=replace(load, requests=max(4, load.at_once or 16)))
 
     def on_curve(self, curve: str, x: float) -> "Scenario":
         return replace(self, name=f"{curve} {x:g}", x=x)

@@ -37,6 +37,9 @@ class Sequences:
     def __init__(self, model: str, count: int, longest: int) -> None:
         self._ffi = ffi = get_ffi()
         self._lib = ffi.dlopen(xllamacpp.xllamacpp.__file__)
+        signature = "void(enum ggml_log_level, const char *, void *)"
+        self._silence = ffi.callback(signature, lambda level, text, data: None)
+        self._lib.llama_log_set(self._silence, ffi.NULL)
         self._lib.llama_backend_init()
         settings = self._lib.llama_model_default_params()
         loaded = self._lib.llama_model_load_from_file(model.encode(), settings)
