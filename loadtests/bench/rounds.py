@@ -140,7 +140,10 @@ def started(side: Side, scenarios: Sequence[Scenario], base: Path) -> Iterator[P
         order = _order(scenarios, base, Path(directory))
         command = side.command(order)
         if side.in_process:
-            yield Player(command, "", order.scratch)
+            try:
+                yield Player(command, "", order.scratch)
+            except subprocess.CalledProcessError as error:
+                raise ServerDidNotStart(error.cmd, f"ended with {error.returncode}") from error
             return
         log = order.scratch / "server.log"
         with running(command, order.port, log, side.ready, side.variables) as url:
