@@ -60,16 +60,22 @@ def _tile(rows: int) -> Any:
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             *arrays, first, weight, groups = values
-            zero = _number(0)
-            kinds = signature.args[: len(arrays)]
-            addresses = [
-                start_of(context, builder, kind, array, zero)
-                for kind, array in zip(kinds, arrays, strict=True)
-            ]
+
+            def place(array: int) -> Any:
+                kind = signature.args[array]
+                return start_of(context, builder, kind, arrays[array], _number(0))
+
             numbers = (builder.add(first, _number(row)) for row in range(rows))
-            first_groups = [builder.mul(number, groups) for number in numbers]
-            tile = builder.inttoptr(weight, BYTE.as_pointer())
-            operands = _Operands(context, builder, *addresses, first_groups, tile)
+            operands = _Operands(
+                context,
+                builder,
+                sums=place(0),
+                numbers=place(1),
+                starts=place(2),
+                scales=place(3),
+                first_groups=[builder.mul(number, groups) for number in numbers],
+                tile=builder.inttoptr(weight, BYTE.as_pointer()),
+            )
             _along_groups(operands, rows, groups)
             return context.get_dummy_value()
 
