@@ -114,7 +114,7 @@ def _side(checkpoint: Checkpoint, kernels: Any) -> tuple[Timed, ModelRunner]:
 
 
 def _adapter(
-    digest: str, shapes: Mapping[str, tuple[int, ...]], kernels: Kernels
+    digest: str, shapes: Mapping[str, tuple[int, int]], kernels: Kernels
 ) -> ResidentAdapter:
     source, operands = torch.Generator().manual_seed(int(digest)), {}
     for name, shape in shapes.items():
