@@ -20,9 +20,11 @@ from torch import Tensor
 from server.kernels.cpu.compiled import compiled
 from server.kernels.cpu.products import pack, product
 from server.kernels.cpu.threads import run_tasks
+from server.kernels.cpu.vectors import prefetch
 
 Places = NDArray[np.int64]
 TASK = 1 << 14  # numbers that a thread reads or writes at a time
+AHEAD = 48  # numbers whose memory is sent for before it is needed
 AT_ONCE = 1 << 20  # numbers that are checked at a time
 FP32_BYTES = 4
 PROBED = (80, 48)  # shape of a weight that is multiplied to see a write
@@ -136,7 +138,9 @@ def gather(numbers: Any, places: Any, values: Any, threads: int) -> None:
 
 @compiled
 def _gather(task: int, numbers: Any, places: Any, values: Any) -> None:
-    for at in range(task * TASK, min((task + 1) * TASK, len(places))):
+    past = min((task + 1) * TASK, len(places))
+    for at in range(task * TASK, past):
+        prefetch(numbers, places[min(at + AHEAD, past - 1)], 1)
         values[at] = numbers[places[at]]
 
 
