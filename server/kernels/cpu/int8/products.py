@@ -14,7 +14,7 @@ from server.kernels.cpu.threads import run_tasks
 from server.kernels.cpu.vectors import WIDTH
 
 NOT_FINITE, SMALLEST_BITS = np.array([np.inf, SMALLEST], np.float32).view(np.int32)  # bits
-SERIAL_ROWS = 4  # of fewer, no second thread is worth waking to quantize them
+SERIAL_NUMBERS = 32768  # of fewer, no second thread is worth waking to quantize them
 
 
 def product(x: Tensor, packed: Tensor, threads: int) -> Tensor:
@@ -31,7 +31,7 @@ def _multiply(x: Any, weight: int, threads: int, y: Any) -> None:
     numbers = np.empty(len(x) * groups * GROUP, np.int8)
     starts = np.empty(len(x) * groups, np.int32)
     scales = np.empty(len(x) * groups, np.float32)
-    at_once = threads if len(x) >= SERIAL_ROWS else 1
+    at_once = threads if x.size >= SERIAL_NUMBERS else 1
     run_tasks(_quantize_row, len(x), at_once, (x, groups, numbers, starts, scales))
     tiles = (y.shape[1] + WIDTH - 1) // WIDTH
     run_tasks(_multiply_tile, tiles, threads, (weight, groups, numbers, starts, scales, y))
