@@ -151,7 +151,7 @@ def test_the_less_urgent_make_steps_longer_by_a_quarter_once_the_machine_is_know
     assert extra == 1 or token_s * extra <= SLOWDOWN * alone * 1.05
 
 
-@given(st.floats(0.001, 0.2), st.floats(1e-5, 0.01))
+@given(st.floats(0.001, 0.75 * ALONE_S), st.floats(1e-5, 0.01))
 def test_a_step_of_the_less_urgent_alone_ends_soon(fixed_s: float, token_s: float) -> None:
     pace, extra = Pace(), 0
     for _ in range(200):
