@@ -192,13 +192,17 @@ class RealEngine:
             self._residents[digest] = make_resident(digest, loaded, self.kernels)
         return self._residents[digest]
 
-    def engine(
-        self, *, may_fuse: bool = False, **sizes: int | None
-    ) -> tuple[Engine, RecordingRunner]:
-        """A fresh engine with its own cache; every published adapter is resident.
+    def engine(self, **sizes: int | None) -> tuple[Engine, RecordingRunner]:
+        """A fresh engine with its own cache; every published adapter is resident."""
+        return self._engine(sizes, may_fuse=False)
 
-        Those that `may_fuse` share their weights, and are to be used one after the other.
-        """
+    def fusing_engine(self, **sizes: int | None) -> tuple[Engine, RecordingRunner]:
+        """One that may fuse. They share their weights: to be used one after the other."""
+        return self._engine(sizes, may_fuse=True)
+
+    def _engine(
+        self, sizes: Mapping[str, int | None], *, may_fuse: bool
+    ) -> tuple[Engine, RecordingRunner]:
         rope = self.checkpoint.config.rope.original_max_positions
         defaults = {"max_model_len": 120, "num_pages": 400, "page_size": 4, "rope_boundary": rope}
         config = EngineConfig(**{**defaults, **sizes}, may_fuse=may_fuse)  # type: ignore[arg-type]

@@ -67,7 +67,7 @@ def plain(
 
 
 def run(real: RealEngine, requests: list[GenerationRequest], **sizes: int) -> Logits:
-    engine, runner = real.engine(may_fuse=True, **sizes)
+    engine, runner = real.fusing_engine(**sizes)
     run_to_end(engine, requests)
     finish(runner)
     return runner.recorded
@@ -99,7 +99,7 @@ def test_fused_logits_are_those_of_transformers_with_the_delta_in_its_weights(
             for digest, coefficient in composition.members:
                 for layer, delta in weights_with(real.adapters[digest], coefficient).items():
                     model.get_submodule(layer).weight += delta
-            engine, runner = real.engine(may_fuse=True)
+            engine, runner = real.fusing_engine()
             collected = run_to_end(engine, [fused("it", composition, max_tokens=12)])
             finish(runner)
             tokens = [*prompt_of(2), *collected.tokens("it")]
@@ -160,7 +160,7 @@ def test_a_fused_step_runs_no_delta_kernel_and_moves_no_weight(
         add_deltas(*given)
 
     monkeypatch.setattr(cpu_kernels, "add_deltas", counting)
-    engine, runner = real.engine(may_fuse=True)
+    engine, runner = real.fusing_engine()
     before = addresses(real)
     run_to_end(engine, [fused("a", fusable[0]), fused("b", fusable[0])])
     assert calls == []
@@ -174,7 +174,7 @@ def test_a_fused_step_runs_no_delta_kernel_and_moves_no_weight(
 def test_a_switch_that_fails_fails_those_who_wanted_it_and_leaves_the_base(
     real: RealEngine, fusable: list[Composition], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, runner = real.engine(may_fuse=True)
+    engine, runner = real.fusing_engine()
     write, fails = real.kernels.write, [True]
 
     def failing(weight: torch.Tensor, places: torch.Tensor, values: torch.Tensor) -> None:
@@ -198,7 +198,7 @@ def test_weights_that_cannot_be_undone_compute_nothing(
     real: RealEngine, fusable: list[Composition], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = run(real, [plain("base", BASE)])
-    engine, runner = real.engine(may_fuse=True)
+    engine, runner = real.fusing_engine()
     run_to_end(engine, [fused("it", fusable[0])])
 
     def broken(*_: object) -> None:
@@ -217,7 +217,7 @@ def test_weights_that_cannot_be_undone_compute_nothing(
 def test_auto_fuses_once_it_has_paid_as_much_and_goes_back_when_others_pay(
     real: RealEngine, fusable: list[Composition]
 ) -> None:
-    engine, runner = real.engine(may_fuse=True, max_model_len=120)
+    engine, runner = real.fusing_engine(max_model_len=120)
     fuser = runner.fuser
     assert fuser is not None
     long = request("it", [5], fusable[0], mode=Mode.AUTO, max_tokens=110, ignore_eos=True)
@@ -240,7 +240,7 @@ def test_auto_fuses_once_it_has_paid_as_much_and_goes_back_when_others_pay(
 def test_auto_stays_batched_where_nothing_can_be_fused(real: RealEngine) -> None:
     [low_rank, *_] = [d for d, a in sorted(real.adapters.items()) if "low_rank" in a.kinds]
     composition = Composition.linear([(low_rank, 1.0)])
-    engine, runner = real.engine(may_fuse=True)
+    engine, runner = real.fusing_engine()
     asked = request("it", [5], composition, mode=Mode.AUTO, max_tokens=110, ignore_eos=True)
     collected = run_to_end(engine, [asked])
     assert collected.last("it").finish_reason is FinishReason.LENGTH
@@ -250,7 +250,7 @@ def test_auto_stays_batched_where_nothing_can_be_fused(real: RealEngine) -> None
 def test_an_adapter_that_is_wanted_back_leaves_the_weights(
     real: RealEngine, fusable: list[Composition]
 ) -> None:
-    engine, runner = real.engine(may_fuse=True)
+    engine, runner = real.fusing_engine()
     before = sha256(real)
     run_to_end(engine, [fused("it", fusable[0])])
     assert sha256(real) != before
