@@ -3,7 +3,7 @@
     python -m loadtests.evaluation.beside [--at-a-time 1 8] [--rounds 5]
 
 An evaluation may delay a live request by the step that is being computed, a short one, and makes
-the steps it shares a quarter longer (`server/engine/pace.py`). The last line printed is JSON.
+the steps it shares about a quarter longer (`server/engine/pace.py`). The last line printed is JSON.
 """
 
 import argparse
