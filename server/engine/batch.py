@@ -34,6 +34,7 @@ def build_step(
     """
     positions = torch.tensor([p for e in batch.entries for p in range(e.start, e.end)])
     tokens = torch.tensor([t for e in batch.entries for t in e.sequence.tokens[e.start : e.end]])
+    wanted = [row.row for row in logit_rows(batch)]
     lengths = torch.tensor([entry.num_tokens for entry in batch.entries])
     regimes = torch.tensor([entry.sequence.rope_regime for entry in batch.entries])
     return Step(
@@ -42,7 +43,12 @@ def build_step(
         rope_regimes=regimes.repeat_interleave(lengths).to(device),
         attention=_attention(batch, page_size, device),
         pairs=_pairs(batch, find_adapter, device, fused),
+        wanted=_indices(wanted, device) if len(wanted) < len(tokens) else None,
     )
+
+
+def _indices(rows: list[int], device: torch.device) -> Tensor:
+    return torch.tensor(rows, dtype=torch.int64, device=device)
 
 
 def _attention(batch: ScheduledBatch, page_size: int, device: torch.device) -> AttentionBatch:

@@ -87,16 +87,18 @@ class ModelRunner:
         rows = logit_rows(batch)
         for at in range(0, len(rows), LOGIT_ROWS_AT_ONCE):
             chunk = rows[at : at + LOGIT_ROWS_AT_ONCE]
-            logits = self._logits(hidden, step, chunk)
+            logits = self._logits(hidden[at : at + len(chunk)], step, chunk)
             summary = self.model.kernels.summarize(logits)
             for values, row in zip(rows_of(logits, summary), chunk, strict=True):
                 self._read(values, row, results[id(row.entry)])
         return list(results.values())
 
     def _logits(self, hidden: Tensor, step: Step, rows: Seq[LogitRow]) -> Tensor:
+        """Of `rows`, whose hidden states are given."""
+        if step.pairs is None:
+            return self.model.logits(hidden, None)
         indices = torch.tensor([row.row for row in rows], device=hidden.device)
-        pairs = step.pairs.select(indices) if step.pairs is not None else None
-        return self.model.logits(hidden[indices], pairs)
+        return self.model.logits(hidden, step.pairs.select(indices))
 
     def _read(self, logits: LogitsRow, row: LogitRow, result: EntryResult) -> None:
         """Read one row of logits; a row that cannot be read fails its own request only."""

@@ -32,14 +32,22 @@ class Phi3:
         return linears
 
     def forward(self, step: Step, cache: KVCache) -> Tensor:
-        """Final normed hidden states `[T, hidden]`; the step's keys and values go to `cache`."""
-        hidden = self.kernels.embed(step.token_ids, self.weights.embed)
+        """Final normed hidden states `[n, hidden]` of the rows that the step wants.
+
+        The keys and values of all its tokens go to `cache`.
+        """
+        hidden, pairs = self.kernels.embed(step.token_ids, self.weights.embed), step.pairs
         rope = self.config.rope.cos_sin(step.positions, step.rope_regimes, hidden.dtype)
+        last = len(self.weights.layers) - 1
         for index, layer in enumerate(self.weights.layers):
             normed = self._norm(hidden, layer.input_norm)
-            hidden = hidden + self._attention(index, layer, normed, rope, step, cache)
+            mixed = self._attention(index, layer, normed, rope, step, cache)
+            if index == last and step.wanted is not None:  # nobody reads the others from here on
+                hidden, mixed = hidden[step.wanted], mixed[step.wanted]
+                pairs = None if pairs is None else pairs.select(step.wanted)
+            hidden = hidden + self._linear(index, "self_attn.o_proj", layer.o, mixed, pairs)
             normed = self._norm(hidden, layer.post_norm)
-            hidden = hidden + self._mlp(index, layer, normed, step.pairs)
+            hidden = hidden + self._mlp(index, layer, normed, pairs)
         return self._norm(hidden, self.weights.norm)
 
     def logits(self, hidden: Tensor, pairs: TokenPairs | None) -> Tensor:
@@ -56,6 +64,7 @@ class Phi3:
         step: Step,
         cache: KVCache,
     ) -> Tensor:
+        """What every head of every token saw, `[T, H * D]`, before the output's product."""
         config, kernels = self.config, self.kernels
         qkv = self._linear(index, "self_attn.qkv_proj", layer.qkv, x, step.pairs)
         heads = qkv.view(len(x), -1, config.head_dim)  # [T, H + 2 K, D]
@@ -69,7 +78,7 @@ class Phi3:
             scale=config.head_dim**-0.5,
             sliding_window=config.sliding_window,
         )
-        return self._linear(index, "self_attn.o_proj", layer.o, mixed.flatten(1), step.pairs)
+        return mixed.flatten(1)
 
     def _mlp(self, index: int, layer: LayerWeights, x: Tensor, pairs: TokenPairs | None) -> Tensor:
         gate_up = self._linear(index, "mlp.gate_up_proj", layer.gate_up, x, pairs)

@@ -17,3 +17,4 @@ class Step:
     rope_regimes: Tensor  # [T] int64, of the sequence (`RopeConfig.regime`)
     attention: AttentionBatch
     pairs: TokenPairs | None  # None where no token has an adapter
+    wanted: Tensor | None = None  # [n] int64, ascending: rows to give hidden states of; None: all

@@ -1,15 +1,27 @@
 """What lies between the products: norms, gates, and heads on their way into the cache."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from server.kernels.cpu.compiled import compiled, lane_sum
 from server.kernels.cpu.exponential import exp
 from server.kernels.cpu.threads import run_tasks
+from server.kernels.cpu.vectors import copy
 
 ROWS = 8  # of a task
+SHARES = 4  # tasks of a thread where neighbours write to the same lines of memory: a page's tokens
 LARGEST_EXPONENT = np.float32(88)
+
+
+class Shape(NamedTuple):
+    """Of the heads of a token, and of the pages that they go to."""
+
+    heads: int
+    kv_heads: int
+    size: int
+    page_size: int
+    turned: int  # numbers of a head that have an angle
 
 
 @compiled
@@ -57,27 +69,38 @@ def rotate_and_cache(
     heads: Any, cos: Any, sin: Any, slots: Any, keys: Any, values: Any, threads: int, query: Any
 ) -> None:
     """Fill `query [T, H, D]`, and the slots of `keys [P, K, D, L]` and `values [P, K, L, D]`."""
-    tasks = (len(heads) + ROWS - 1) // ROWS
-    run_tasks(_place_tokens, tasks, threads, (heads, cos, sin, slots, keys, values, query))
+    _, num_kv_heads, size, page_size = keys.shape
+    shape = Shape(query.shape[1], num_kv_heads, size, page_size, cos.shape[1])
+    source = heads.reshape(-1), cos.reshape(-1), sin.reshape(-1), slots
+    target = query.reshape(-1), keys.reshape(-1), values.reshape(-1)
+    rows = max(ROWS, len(heads) // (threads * SHARES))
+    tasks = (len(heads) + rows - 1) // rows
+    run_tasks(_place_tokens, tasks, threads, (rows, shape, source, target))
 
 
 @compiled
-def _place_tokens(
-    task: int, heads: Any, cos: Any, sin: Any, slots: Any, keys: Any, values: Any, query: Any
-) -> None:
-    num_heads, num_kv_heads = query.shape[1], keys.shape[1]
-    size, page_size = keys.shape[2], keys.shape[3]
+def _place_tokens(task: int, rows: int, shape: Any, source: Any, target: Any) -> None:
+    heads, cos, sin, slots = source
+    query, keys, values = target
+    size, turned = shape.size, shape.turned
     rotated = np.empty(size, np.float32)
-    for token in range(task * ROWS, min(len(heads), (task + 1) * ROWS)):
-        page, inner = slots[token] // page_size, slots[token] % page_size
-        for h in range(num_heads):
-            _rotate(heads[token, h], cos[token], sin[token], query[token, h])
-        for h in range(num_kv_heads):
-            _rotate(heads[token, num_heads + h], cos[token], sin[token], rotated)
-            own, place = heads[token, num_heads + num_kv_heads + h], values[page, h, inner]
+    for token in range(task * rows, min(len(slots), (task + 1) * rows)):
+        own_cos = cos[token * turned : (token + 1) * turned]
+        own_sin = sin[token * turned : (token + 1) * turned]
+        at = token * (shape.heads + 2 * shape.kv_heads) * size
+        for h in range(shape.heads):
+            to = (token * shape.heads + h) * size
+            _rotate(heads[at : at + size], own_cos, own_sin, query[to : to + size])
+            at += size
+        page, inner = slots[token] // shape.page_size, slots[token] % shape.page_size
+        for h in range(shape.kv_heads):
+            to = (page * shape.kv_heads + h) * size * shape.page_size
+            _rotate(heads[at : at + size], own_cos, own_sin, rotated)
             for d in range(size):
-                keys[page, h, d, inner] = rotated[d]
-                place[d] = own[d]
+                keys[to + d * shape.page_size + inner] = rotated[d]
+            own = at + shape.kv_heads * size
+            copy(values, to + inner * size, heads, own, size)
+            at += size
 
 
 @compiled
