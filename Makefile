@@ -43,6 +43,7 @@ microbench: $(VENV)/.dev
 	$(BIN)/python -m loadtests.micro.cpu_kernels
 	$(BIN)/python -m loadtests.micro.decode_step
 	$(BIN)/python -m loadtests.micro.merging
+	$(BIN)/python -m loadtests.micro.plan
 	$(BIN)/python -m loadtests.micro.switching
 
 clean:

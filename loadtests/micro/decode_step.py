@@ -84,8 +84,8 @@ class Timed:
 def main() -> None:
     arguments = _arguments()
     checkpoint = open_checkpoint(str(arguments.checkpoint))
-    sides = {name: _side(checkpoint, KINDS[name]()) for name in arguments.kernels}
-    rows = [(name, case, ms) for case in STEPS for name, ms in _measure(sides, case).items()]
+    sides = {name: make_side(checkpoint, KINDS[name]()) for name in arguments.kernels}
+    rows = [(name, case, ms) for case in STEPS for name, ms in measure_sides(sides, case).items()]
     table = Table("kernels", *Case._fields, "ms", "tok/s", "of it, ms")
     for name, case, ms in rows:
         parts = ", ".join(f"{part} {spent:.1f}" for part, spent in ms.items() if part != "step")
@@ -102,7 +102,8 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _side(checkpoint: Checkpoint, kernels: Any) -> tuple[Timed, ModelRunner]:
+def make_side(checkpoint: Checkpoint, kernels: Any) -> tuple[Timed, ModelRunner]:
+    """What runs steps of `STEPS`, with as many adapters as they need."""
     timed = Timed(kernels)
     model = load_model(checkpoint, torch.float32, "cpu", timed)
     cache = allocate(checkpoint.config, NUM_PAGES, PAGE, torch.float32, "cpu")
@@ -128,7 +129,7 @@ def _adapter(
     return ResidentAdapter(digest, operands, num_bytes)
 
 
-def _measure(
+def measure_sides(
     sides: dict[str, tuple[Timed, ModelRunner]], case: Case
 ) -> dict[str, dict[str, float]]:
     """Medians of each side's milliseconds: of the step, of each kernel, of everything else."""

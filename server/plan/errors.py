@@ -38,7 +38,7 @@ class DoesNotFit(PlanError):
     """The `parts`, in bytes, are more than the `total` bytes of `device`.
 
     `largest_batch` sequences would fit beside the adapters, and `most_adapters` beside the
-    sequences; both are 0 where the model itself does not fit.
+    sequences.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class DoesNotFit(PlanError):
         )
 
     def _way_out(self) -> str:
-        if self.largest_batch == self.most_adapters == 0:
-            return "no batch fits"
+        if sum(self.parts[name] for name in ("runtime", "weights", "workspace")) > self.total:
+            return "the model itself is too large"
         return (
             f"with these adapters {self.largest_batch} sequences fit, "
             f"with these sequences {self.most_adapters} adapters"

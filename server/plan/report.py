@@ -16,12 +16,9 @@ NONE = "-"
 
 def say(plans: Sequence[Plan], console: Console, with_kernels: bool) -> None:
     """Print memory, forecasts and curve of the `plans`, which differ in their devices."""
-    console.print(_memory(plans))
-    if with_kernels:
-        for plan in plans:
-            console.print(*_kernels(plan))
-    console.print(_forecasts(plans))
-    console.print(_curve(plans))
+    kernels = [table for plan in plans for table in _kernels(plan)] if with_kernels else []
+    for index, table in enumerate((_memory(plans), *kernels, _forecasts(plans), _curve(plans))):
+        console.print(*([""] if index else []), table, sep="\n")
 
 
 def _table(*columns: str, title: str, words: int = 1) -> Table:
