@@ -19,7 +19,7 @@ from server.engine.fuser import Fuser
 from server.engine.runner import EntryResult, ModelRunner
 from server.engine.sampler import SampledToken
 from server.engine.sampling_params import SamplingParams
-from server.engine.scheduled import ScheduledBatch
+from server.engine.scheduled import ScheduledBatch, ScheduledSequence
 from server.engine.sequence import GenerationRequest, Mode, TokenLogprobs
 from server.kernels.cpu.kernels import CpuKernels
 from server.kernels.interface import Kernels
@@ -64,14 +64,24 @@ class FakeRunner:
             sequence = entry.sequence
             for position in range(entry.start, entry.end):
                 page = sequence.pages[position // self.page_size]
-                self.memory[page, position % self.page_size] = sequence.tokens[position]
+                token = entry.token_ids[position - entry.start]
+                self.memory[page, position % self.page_size] = token
             seen = [
                 self.memory[sequence.pages[p // self.page_size], p % self.page_size]
                 for p in range(entry.end)
             ]
-            sampled = SampledToken(next_token(seen), None) if entry.samples else None
-            results.append(EntryResult(sampled))
+            results.append(EntryResult(_sampled(entry, seen) if entry.samples else []))
         return results
+
+
+def _sampled(entry: ScheduledSequence, seen: list[int]) -> list[SampledToken]:
+    """What follows the last token, and what follows each draft as long as they are right."""
+    sampled: list[SampledToken] = []
+    for end in range(entry.known_end, entry.end + 1):
+        sampled.append(SampledToken(next_token(seen[:end]), None))
+        if seen[end : end + 1] != [sampled[-1].token_id]:
+            break
+    return sampled
 
 
 def fake_engine(config: EngineConfig) -> tuple[Engine, FakeRunner]:

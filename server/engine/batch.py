@@ -33,7 +33,7 @@ def build_step(
     Tokens of the composition that is `fused` have no pairs; all others have its corrections too.
     """
     positions = torch.tensor([p for e in batch.entries for p in range(e.start, e.end)])
-    tokens = torch.tensor([t for e in batch.entries for t in e.sequence.tokens[e.start : e.end]])
+    tokens = torch.tensor([token for entry in batch.entries for token in entry.token_ids])
     wanted = [row.row for row in logit_rows(batch)]
     lengths = torch.tensor([entry.num_tokens for entry in batch.entries])
     regimes = torch.tensor([entry.sequence.rope_regime for entry in batch.entries])
@@ -130,7 +130,7 @@ class LogitRow:
 
 
 def logit_rows(batch: ScheduledBatch) -> list[LogitRow]:
-    """Rows that need logits, in order."""
+    """Rows that need logits, in order: of a sequence with drafts, one to sample after each."""
     offsets = _offsets(batch)
     return [
         LogitRow(entry, first + position - entry.start, position, samples)
@@ -146,4 +146,4 @@ def _logit_positions(entry: ScheduledSequence) -> Iterable[tuple[int, bool]]:
         first = max(entry.start, sequence.next_scoring)
         yield from ((position, False) for position in range(first, last))
     if entry.samples:
-        yield entry.end - 1, True
+        yield from ((position, True) for position in range(entry.known_end - 1, entry.end))

@@ -19,6 +19,7 @@ class EngineConfig:
     rope_boundary: int | None = None  # longest sequence of the short RoPE regime (longrope)
     numerics: str = "fp32"  # numerics class of this server, part of every page's key
     may_fuse: bool = False  # whether weights ever hold a composition
+    num_draft_tokens: int = 0  # most guesses of a sequence in one step; 0: no speculation
 
     def __post_init__(self) -> None:
         assert self.page_size > 0
@@ -38,3 +39,9 @@ class EngineConfig:
     def rope_regime(self, num_tokens: int) -> int:
         """RoPE regime of a sequence that is `num_tokens` long: 0 short, 1 long."""
         return int(self.rope_boundary is not None and num_tokens > self.rope_boundary)
+
+    def rope_room(self, num_tokens: int) -> int:
+        """By how many tokens a sequence that is `num_tokens` long may grow within its regime."""
+        if self.rope_boundary is None or num_tokens > self.rope_boundary:
+            return self.max_model_len - num_tokens
+        return self.rope_boundary - num_tokens

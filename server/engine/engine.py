@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from server.engine.block_manager import BlockManager
 from server.engine.config import EngineConfig
 from server.engine.detokenizer import Decode, Detokenizer
+from server.engine.endings import Ending, Endings
 from server.engine.errors import StepFailed
 from server.engine.runner import EntryResult, Runner
 from server.engine.sampler import SampledToken
-from server.engine.sampling_params import SamplingParams
-from server.engine.scheduled import ScheduledBatch
+from server.engine.scheduled import ScheduledBatch, ScheduledSequence
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import FinishReason, GenerationRequest, Sequence, TokenLogprobs
 from server.engine.stats import EngineStats
@@ -45,12 +45,6 @@ class _Tracked:
     has_output: bool = False  # whether the prompt's own results were given out
 
 
-@dataclass(frozen=True, slots=True)
-class _Ending:
-    reason: FinishReason
-    stop_reason: int | str | None = None
-
-
 @dataclass(slots=True)
 class _Totals:
     generation_tokens: int = 0
@@ -73,7 +67,7 @@ class Engine:
         self.scheduler = Scheduler(config, blocks or BlockManager.of(config))
         self._runner = runner
         self._decode = decode
-        self._eos_token_ids = eos_token_ids
+        self._endings = Endings(eos_token_ids, config.max_model_len)
         self._clock = clock
         self._live: dict[str, _Tracked] = {}
         self._totals = _Totals()
@@ -124,6 +118,8 @@ class Engine:
             generation_tokens=self._totals.generation_tokens,
             prefix_queries=scheduler.counts.prefix_queries,
             prefix_hits=scheduler.counts.prefix_hits,
+            draft_tokens=scheduler.counts.draft_tokens,
+            accepted_tokens=scheduler.counts.accepted_tokens,
             finished={reason.value: self._totals.finished[reason] for reason in FinishReason},
             running_adapters=_adapter_names(scheduler.running),
             waiting_adapters=_adapter_names(scheduler.waiting),
@@ -141,70 +137,63 @@ class Engine:
         self, batch: ScheduledBatch, results: Iterable[EntryResult]
     ) -> list[SequenceOutput]:
         outputs = (
-            self._collect_one(self._live[entry.sequence.request_id], result)
+            self._collect_one(self._live[entry.sequence.request_id], entry, result)
             for entry, result in zip(batch.entries, results, strict=True)
         )
         return [output for output in outputs if output is not None]
 
-    def _collect_one(self, tracked: _Tracked, result: EntryResult) -> SequenceOutput | None:
+    def _collect_one(
+        self, tracked: _Tracked, entry: ScheduledSequence, result: EntryResult
+    ) -> SequenceOutput | None:
         """What the step gave one request. Whatever goes wrong here ends this request alone."""
         if result.error is not None:
             return self._fail(tracked, result.error)
         try:
-            return self._read(tracked, result)
+            return self._read(tracked, entry, result)
         except Exception as error:
             return self._fail(tracked, error)
 
-    def _read(self, tracked: _Tracked, result: EntryResult) -> SequenceOutput | None:
+    def _read(
+        self, tracked: _Tracked, entry: ScheduledSequence, result: EntryResult
+    ) -> SequenceOutput | None:
         sequence = tracked.sequence
         sequence.prompt_logprobs.extend(result.prompt_logprobs)
-        if result.sampled is not None:
-            return self._collect_token(tracked, result.sampled)
+        if result.sampled:
+            return self._collect_tokens(tracked, entry, result.sampled)
         if sequence.samples_nothing and sequence.num_uncomputed == 0:
             return self._end(tracked, SequenceOutput(sequence.request_id), FinishReason.LENGTH)
         return None
 
-    def _collect_token(self, tracked: _Tracked, sampled: SampledToken) -> SequenceOutput:
-        sequence = tracked.sequence
-        sequence.tokens.append(sampled.token_id)
-        self._totals.generation_tokens += 1
+    def _collect_tokens(
+        self, tracked: _Tracked, entry: ScheduledSequence, sampled: Iterable[SampledToken]
+    ) -> SequenceOutput:
+        taken, ending = self._take_to_end(tracked, sampled)
+        if entry.drafts:
+            self.scheduler.settle(entry, len(taken) - 1)
         output = SequenceOutput(
-            sequence.request_id,
-            token_ids=(sampled.token_id,),
-            logprobs=(sampled.logprobs,) if sampled.logprobs else (),
+            tracked.sequence.request_id,
+            token_ids=tuple(one.token_id for one in taken),
+            logprobs=tuple(one.logprobs for one in taken if one.logprobs),
         )
-        ending = self._ending(tracked, sampled.token_id)
         if ending is None:
             return _describe(tracked, output, text=tracked.detokenizer.take(final=False))
         if not isinstance(ending.stop_reason, str):
             tracked.detokenizer.finish()
         return self._end(tracked, output, ending.reason, ending.stop_reason)
 
-    def _ending(self, tracked: _Tracked, token_id: int) -> _Ending | None:
-        """Whether the new token ends its sequence, after its text was read."""
-        sequence, detokenizer = tracked.sequence, tracked.detokenizer
-        sampling = sequence.request.sampling
-        stop_token = self._stop_token(sampling, token_id)
-        if stop_token is None or sampling.include_stop_str_in_output:
-            detokenizer.push(token_id)
-        if stop_token is not None:
-            return stop_token
-        if sequence.num_output < sampling.min_tokens:
-            detokenizer.skip_stops()
-        elif (match := detokenizer.find_stop()) is not None:
-            detokenizer.truncate(match.end)
-            return _Ending(FinishReason.STOP, match.stop)
-        is_full = len(sequence.tokens) >= self.config.max_model_len
-        if is_full or sequence.num_output >= sampling.max_tokens:
-            return _Ending(FinishReason.LENGTH)
-        return None
-
-    def _stop_token(self, sampling: SamplingParams, token_id: int) -> _Ending | None:
-        if token_id in sampling.stop_token_ids:
-            return _Ending(FinishReason.STOP, token_id)
-        if token_id in self._eos_token_ids and not sampling.ignore_eos:
-            return _Ending(FinishReason.STOP)
-        return None
+    def _take_to_end(
+        self, tracked: _Tracked, sampled: Iterable[SampledToken]
+    ) -> tuple[list[SampledToken], Ending | None]:
+        """Add tokens to a sequence and its text, up to one that ends it; those that were added."""
+        taken: list[SampledToken] = []
+        for one in sampled:
+            tracked.sequence.tokens.append(one.token_id)
+            taken.append(one)
+            self._totals.generation_tokens += 1
+            ending = self._endings.read(tracked.sequence, tracked.detokenizer)
+            if ending is not None:
+                return taken, ending
+        return taken, None
 
     # Ending
 

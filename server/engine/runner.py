@@ -26,7 +26,7 @@ LOGIT_ROWS_AT_ONCE = 64  # bounds the memory of logits: rows * vocabulary * 4 by
 class EntryResult:
     """What a step gave one scheduled sequence; with an `error`, the rest does not count."""
 
-    sampled: SampledToken | None = None
+    sampled: list[SampledToken] = field(default_factory=list)  # one, and one for each right draft
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     error: Exception | None = None
 
@@ -103,19 +103,29 @@ class ModelRunner:
     def _read(self, logits: LogitsRow, row: LogitRow, result: EntryResult) -> None:
         """Read one row of logits; a row that cannot be read fails its own request only."""
         try:
-            self._choose_or_score(logits, row, result)
+            if row.samples:
+                self._choose(logits, row, result)
+            else:
+                _score(logits, row, result)
         except Exception as error:
-            result.error = error
+            if not result.sampled:  # else what there is counts, and the next step fails
+                result.error = error
 
-    def _choose_or_score(self, logits: LogitsRow, row: LogitRow, result: EntryResult) -> None:
-        sequence, sampling = row.entry.sequence, row.entry.sequence.request.sampling
-        if row.samples:
-            prompt = sequence.request.prompt_token_ids
-            output = sequence.tokens[sequence.num_prompt :]
-            result.sampled = sample(logits, sampling, prompt, output, self.eos_token_ids)
-        else:
-            assert sampling.prompt_logprobs is not None
-            following = sequence.tokens[row.position + 1]
-            result.prompt_logprobs.append(
-                token_logprobs(logits, following, sampling.prompt_logprobs)
-            )
+    def _choose(self, logits: LogitsRow, row: LogitRow, result: EntryResult) -> None:
+        """Choose the token after this row's, unless that was a draft, and wrong."""
+        entry, request = row.entry, row.entry.sequence.request
+        drafts = list(entry.drafts[: row.position + 1 - entry.known_end])
+        if [earlier.token_id for earlier in result.sampled] != drafts:
+            return
+        output = entry.sequence.tokens[entry.sequence.num_prompt :] + drafts
+        prompt, sampling = request.prompt_token_ids, request.sampling
+        result.sampled.append(sample(logits, sampling, prompt, output, self.eos_token_ids))
+
+
+def _score(logits: LogitsRow, row: LogitRow, result: EntryResult) -> None:
+    """Score the prompt's token after this row's."""
+    sequence = row.entry.sequence
+    num_top = sequence.request.sampling.prompt_logprobs
+    assert num_top is not None
+    following = sequence.tokens[row.position + 1]
+    result.prompt_logprobs.append(token_logprobs(logits, following, num_top))

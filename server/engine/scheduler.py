@@ -23,6 +23,7 @@ from server.engine.page_keys import extend_keys
 from server.engine.ranks import first_of, put
 from server.engine.scheduled import ScheduledBatch, ScheduledSequence
 from server.engine.sequence import LIVE, Sequence
+from server.engine.speculation import Speculation
 from server.engine.stats import SchedulerCounts
 from server.engine.turns import Turns
 
@@ -38,6 +39,7 @@ class Scheduler:
         self.waiting: list[Sequence] = []  # this and the next by rank
         self.running: list[Sequence] = []
         self._arrivals = count()
+        self._speculation = Speculation(config, blocks)
         self._turns = Turns()
         self._preempted: set[int] = set()  # priorities of what this step preempted
 
@@ -67,7 +69,7 @@ class Scheduler:
         entries = self._schedule_turn()
         while not entries and self._preempted:  # those whose turn it was: then it is another's
             entries = self._schedule_turn()
-        return ScheduledBatch(tuple(entries), self._turns.current)
+        return ScheduledBatch(self._speculation.extend(entries), self._turns.current)
 
     def _schedule_turn(self) -> list[ScheduledSequence]:
         self._turns.begin(s.request.composition for s in self.running if s.is_fused)
@@ -91,8 +93,15 @@ class Scheduler:
         """The step has run: its tokens are in pages, and full pages can be found by key."""
         with self.blocks.lock:
             for entry in batch.entries:
-                entry.sequence.num_computed = entry.end
-                self._publish_full_pages(entry)
+                self._advance(entry.sequence, entry.known_end)
+
+    def settle(self, entry: ScheduledSequence, num_accepted: int) -> None:
+        """As many of the entry's drafts have become its sequence's tokens; it had some."""
+        self.counts.draft_tokens += len(entry.drafts)
+        self.counts.accepted_tokens += num_accepted
+        with self.blocks.lock:
+            self._advance(entry.sequence, entry.known_end + num_accepted)
+            self._speculation.trim(entry.sequence)
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless pages and sequences agree."""
@@ -218,11 +227,13 @@ class Scheduler:
 
     # Pages
 
-    def _publish_full_pages(self, entry: ScheduledSequence) -> None:
-        sequence, page_size = entry.sequence, self.config.page_size
-        num_full = entry.end // page_size
-        self._extend_keys(sequence, num_full)
-        for index in range(entry.start // page_size, num_full):
+    def _advance(self, sequence: Sequence, num_computed: int) -> None:
+        """Pages hold so many of the sequence's tokens; those that are full are published."""
+        page_size = self.config.page_size
+        first, past = sequence.num_computed // page_size, num_computed // page_size
+        sequence.num_computed = num_computed
+        self._extend_keys(sequence, past)
+        for index in range(first, past):
             self.blocks.publish(sequence.pages[index], sequence.page_keys[index])
 
     def _extend_keys(self, sequence: Sequence, num_pages: int) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from server.adapters.composition import BASE, Composition
+from server.engine.drafter import Drafter
 from server.engine.sampling_params import SamplingParams
 
 LIVE = 0  # the priority of requests that somebody waits for
@@ -67,6 +68,7 @@ class Sequence:
     prompt_logprobs: list[TokenLogprobs] = field(
         default_factory=list
     )  # of tokens from `prompt_logprobs_from` on; by the engine
+    drafter: Drafter | None = None  # by the scheduler, where there is speculation
 
     @classmethod
     def start(cls, request: GenerationRequest) -> "Sequence":

@@ -18,6 +18,8 @@ class EngineStats:
     generation_tokens: int
     prefix_queries: int  # prompt tokens looked up
     prefix_hits: int  # prompt tokens found
+    draft_tokens: int  # guesses that were computed
+    accepted_tokens: int  # of these, those that were right
     finished: Mapping[str, int]  # by finish reason
     running_adapters: tuple[str, ...]  # names of adapters in use by running requests
     waiting_adapters: tuple[str, ...]
@@ -31,3 +33,5 @@ class SchedulerCounts:
     prompt_tokens: int = 0
     prefix_queries: int = 0  # prompt tokens looked up in the prefix cache
     prefix_hits: int = 0  # prompt tokens found there
+    draft_tokens: int = 0  # guesses that were computed
+    accepted_tokens: int = 0  # of these, those that are now their sequence's tokens

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.adapters.composition import BASE, Composition
-from server.engine.batch import logit_rows
+from server.engine.batch import LogitRow, logit_rows
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.runner import EntryResult
@@ -57,7 +57,7 @@ class ChainRunner:
         for row in logit_rows(batch):
             value = self.memory[self._place(row.entry, row.position)]
             if row.samples:
-                results[id(row.entry)].sampled = SampledToken(value % VOCABULARY, None)
+                self._choose(row, value % VOCABULARY, results[id(row.entry)])
             else:
                 scored = TokenLogprobs(row.position, float(value), 1, ())
                 results[id(row.entry)].prompt_logprobs.append(scored)
@@ -68,8 +68,14 @@ class ChainRunner:
         before = ROOT if entry.start == 0 else self.memory[self._place(entry, entry.start - 1)]
         for position in range(entry.start, entry.end):
             one, regime = sequence.request, sequence.rope_regime
-            before = contents(before, one, regime, position, sequence.tokens[position])
+            token = entry.token_ids[position - entry.start]
+            before = contents(before, one, regime, position, token)
             self.memory[self._place(entry, position)] = before
+
+    def _choose(self, row: LogitRow, token: int, result: EntryResult) -> None:
+        before = row.entry.drafts[: row.position + 1 - row.entry.known_end]
+        if [earlier.token_id for earlier in result.sampled] == list(before):
+            result.sampled.append(SampledToken(token, None))
 
     def _place(self, entry: ScheduledSequence, position: int) -> tuple[int, int]:
         page = entry.sequence.pages[position // self.config.page_size]
@@ -97,6 +103,7 @@ def configs(draw: st.DrawFn) -> EngineConfig:
         max_num_seqs=draw(st.integers(1, 6)),
         max_num_batched_tokens=draw(st.one_of(st.just(1), st.integers(1, 40))),
         rope_boundary=draw(st.one_of(st.none(), st.integers(1, max_model_len))),
+        num_draft_tokens=draw(st.sampled_from([0, 0, 1, 4, 9])),
     )
 
 
