@@ -85,8 +85,9 @@ def _sampled(entry: ScheduledSequence, seen: list[int]) -> list[SampledToken]:
 
 
 def fake_engine(config: EngineConfig) -> tuple[Engine, FakeRunner]:
+    """Its clock stands still: all steps take no time."""
     runner = FakeRunner(config.page_size)
-    return Engine(config, runner, spell, frozenset()), runner
+    return Engine(config, runner, spell, frozenset(), clock=lambda: 0.0), runner
 
 
 def expected_tokens(prompt: Sequence[int], count: int) -> list[int]:

@@ -9,6 +9,7 @@ import sys
 MEMORY = 0.95  # of what is known, what stays after a step
 SLOWDOWN = 0.25  # the most that less urgent tokens add to the time of a step, as a share
 ALONE_S = 0.2  # of a step of less urgent tokens alone: a live request that comes waits as long
+TOGETHER_S = 0.15  # of a step of prompts beside streams, which wait as long for their next token
 
 UNBOUNDED = sys.maxsize
 
@@ -27,6 +28,14 @@ class Pace:
         self._seconds = MEMORY * self._seconds + seconds
         self._squares = MEMORY * self._squares + num_tokens**2
         self._products = MEMORY * self._products + num_tokens * seconds
+
+    def prompt_room(self, num_streams: int) -> int:
+        """Tokens of prompts that may join as many streams' next ones, at least one.
+
+        The step takes `TOGETHER_S`, or twice as long as without them where that is more.
+        """
+        streams = self._predicted(num_streams)
+        return max(1, self._within(max(TOGETHER_S - streams, streams)))
 
     def room(self, num_tokens: int) -> int:
         """Less urgent tokens that may join a step of `num_tokens` urgent ones, at least one."""

@@ -4,6 +4,9 @@ Plain data in and out, no tensors. First come, first served: running sequences a
 of arrival, then waiting ones are admitted while tokens, seats and pages last. When pages run out
 the latest arrival gives its pages back and waits again, to be recomputed (preemption).
 
+Streams come before prompts: of a step that has both, prompts get as much as keeps it short, for
+the streams' sake (`pace.py`).
+
 That is so within a priority. What is less urgent has what the more urgent leaves over: it is
 admitted where none of those waits, gives seats and pages to any that comes, and has as many tokens
 of a step as make it little longer (`pace.py`). So it delays nobody by more than a short step.
@@ -21,6 +24,7 @@ from server.engine.errors import QueueFull
 from server.engine.pace import Pace
 from server.engine.page_keys import extend_keys
 from server.engine.ranks import first_of, put
+from server.engine.room import Room
 from server.engine.scheduled import ScheduledBatch, ScheduledSequence
 from server.engine.sequence import LIVE, Sequence
 from server.engine.speculation import Speculation
@@ -83,11 +87,20 @@ class Scheduler:
         return entries
 
     def _schedule_priority(self, priority: int, budget: int) -> list[ScheduledSequence]:
-        entries = list(self._continue_running(priority, budget))
+        room = self._room(priority, budget)
+        entries = list(self._continue_running(priority, room))
         if priority not in self._preempted:
-            budget -= sum(entry.num_tokens for entry in entries)
-            entries.extend(self._admit_waiting(priority, budget))
+            entries.extend(self._admit_waiting(priority, room))
         return entries
+
+    def _room(self, priority: int, budget: int) -> Room:
+        own = self.running[first_of(self.running, priority) : first_of(self.running, priority + 1)]
+        streams = sum(s.num_uncomputed == 1 and self._turns.include(s) for s in own)
+        streams = min(streams, budget)
+        prompts = budget - streams
+        if streams and priority <= LIVE:
+            prompts = min(prompts, self.pace.prompt_room(streams))
+        return Room(streams, prompts)
 
     def computed(self, batch: ScheduledBatch) -> None:
         """The step has run: its tokens are in pages, and full pages can be found by key."""
@@ -117,19 +130,16 @@ class Scheduler:
 
     # Running sequences
 
-    def _continue_running(self, priority: int, budget: int) -> Iterator[ScheduledSequence]:
+    def _continue_running(self, priority: int, room: Room) -> Iterator[ScheduledSequence]:
         position = first_of(self.running, priority)
-        while position < first_of(self.running, priority + 1) and budget > 0:
+        while position < first_of(self.running, priority + 1):
             sequence = self.running[position]
-            if not self._turns.include(sequence):
-                position += 1
-                continue
             self._follow_rope_regime(sequence)
-            num_tokens = min(sequence.num_uncomputed, budget)
+            num_tokens = room.take(sequence) if self._turns.include(sequence) else 0
             if not self._hold_pages(sequence, num_tokens):
                 break  # it preempted itself, the last one left
-            yield ScheduledSequence(sequence, sequence.num_computed, num_tokens)
-            budget -= num_tokens
+            if num_tokens:
+                yield ScheduledSequence(sequence, sequence.num_computed, num_tokens)
             position += 1
 
     def _hold_pages(self, sequence: Sequence, num_tokens: int) -> bool:
@@ -172,20 +182,19 @@ class Scheduler:
 
     # Waiting sequences
 
-    def _admit_waiting(self, priority: int, budget: int) -> Iterator[ScheduledSequence]:
-        while self.waiting and self.waiting[0].priority == priority and budget > 0:
+    def _admit_waiting(self, priority: int, room: Room) -> Iterator[ScheduledSequence]:
+        while self.waiting and self.waiting[0].priority == priority and room.prompts > 0:
             sequence = self.waiting[0]
             if not self._make_room(sequence):
                 break
             if not self._turns.include(sequence):
                 put(self.running, self.waiting.pop(0))
                 continue
-            num_tokens = min(sequence.num_uncomputed, budget)
+            num_tokens = room.take(sequence)
             grown = self._grow(sequence, sequence.num_computed + num_tokens)
             assert grown, "pages for the whole sequence were free"
             put(self.running, self.waiting.pop(0))
             yield ScheduledSequence(sequence, sequence.num_computed, num_tokens)
-            budget -= num_tokens
 
     def _make_room(self, sequence: Sequence) -> bool:
         """A seat and pages for all of `sequence`, if need be those of less urgent ones."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from server.engine.config import EngineConfig
 from server.engine.errors import QueueFull
-from server.engine.pace import ALONE_S, SLOWDOWN, Pace
+from server.engine.pace import ALONE_S, SLOWDOWN, TOGETHER_S, Pace
 from server.engine.sequence import GenerationRequest
 
 Chunk = tuple[str, int, int]  # request, first token, tokens
@@ -158,6 +158,51 @@ def test_a_step_of_the_less_urgent_alone_ends_soon(fixed_s: float, token_s: floa
         extra = min(512, pace.room(0))
         pace.note(extra, fixed_s + token_s * extra)
     assert extra == 1 or fixed_s + token_s * extra <= ALONE_S * 1.05
+
+
+@given(st.floats(0.001, 0.3), st.floats(1e-5, 0.01), st.integers(1, 64))
+def test_prompts_beside_streams_keep_the_step_short(
+    fixed_s: float, token_s: float, streams: int
+) -> None:
+    """Whatever the machine; where streams alone take long, the step takes twice as long."""
+    pace, extra = Pace(), 0
+    for _ in range(200):
+        extra = min(512, pace.prompt_room(streams))
+        pace.note(streams + extra, fixed_s + token_s * (streams + extra))
+    alone = fixed_s + token_s * streams
+    assert extra == 1 or alone + token_s * extra <= 1.05 * max(TOGETHER_S, 2 * alone)
+
+
+def test_streams_get_their_token_in_every_step_whatever_prompts_come() -> None:
+    engine, runner = fake_engine(config(max_num_batched_tokens=16, max_num_seqs=8))
+    engine.add(request("first", range(40), max_tokens=2))
+    engine.step()
+    for name in ("a", "b", "c"):
+        engine.add(request(name, [ord(name)], max_tokens=30))
+    while len(engine.scheduler.running) < 4:
+        engine.step()
+    for number in range(4):
+        engine.add(request(f"long {number}", range(100 * number, 100 * number + 50)))
+    for _ in range(20):
+        runner.batches.clear()
+        engine.step()
+        shares = {e.sequence.request_id: e.num_tokens for b in runner.batches for e in b.entries}
+        assert [shares[name] for name in "abc"] == [1, 1, 1]
+        assert sum(shares.values()) <= 16
+
+
+def test_prompts_beside_streams_are_cut_and_prompts_alone_are_not() -> None:
+    engine, runner = fake_engine(config(max_num_batched_tokens=32, max_num_seqs=8))
+    engine.scheduler.pace = known_pace(fixed_s=0.01, token_s=TOGETHER_S / 10)
+    engine.add(request("prompt", range(50), max_tokens=9))
+    engine.step()
+    assert [e.num_tokens for e in runner.batches[-1].entries] == [32]
+    engine.scheduler.pace = known_pace(fixed_s=0.01, token_s=TOGETHER_S / 10)
+    engine.step()
+    engine.add(request("late", range(100, 150), max_tokens=1))
+    engine.scheduler.pace = known_pace(fixed_s=0.01, token_s=TOGETHER_S / 10)
+    engine.step()
+    assert [e.num_tokens for e in runner.batches[-1].entries] == [1, 8]
 
 
 def test_the_engine_learns_its_pace_from_its_clock() -> None:
