@@ -63,12 +63,17 @@ class RequestMetrics:
             async for index, output in outputs:
                 now = time.perf_counter()
                 if index in last_token:
-                    self._inter_token.observe(now - last_token[index])
+                    self._between_tokens(now - last_token[index], len(output.token_ids))
                 else:
                     self._first_token.observe(now - started)
                 last_token[index] = now
                 yield index, output
         self._whole.observe(time.perf_counter() - started)
+
+    def _between_tokens(self, seconds: float, num_tokens: int) -> None:
+        """So many tokens have come at once, so long after those before: each took its share."""
+        for _ in range(num_tokens):
+            self._inter_token.observe(seconds / num_tokens)
 
     def answered(self, route: str, status: int) -> None:
         self._answers.labels(route, str(status)).inc()
@@ -210,6 +215,11 @@ def _counters(stats: EngineStats) -> Iterable[Metric]:
         "intarsia_generation_tokens": ("Tokens generated", stats.generation_tokens),
         "intarsia_prefix_cache_queries": ("Prompt tokens looked up", stats.prefix_queries),
         "intarsia_prefix_cache_hits": ("Prompt tokens found cached", stats.prefix_hits),
+        "intarsia_spec_decode_num_draft_tokens": ("Guessed tokens computed", stats.draft_tokens),
+        "intarsia_spec_decode_num_accepted_tokens": (
+            "Guessed tokens that were right",
+            stats.accepted_tokens,
+        ),
         "intarsia_preemptions": ("Sequences that had to be recomputed", stats.preemptions),
     }
     for name, (meaning, value) in counters.items():

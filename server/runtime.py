@@ -128,6 +128,7 @@ def _plan(
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
         max_queued_requests=settings.max_queued_requests,
+        num_draft_tokens=settings.speculation,
         rope_boundary=model.rope.original_max_positions,
         numerics=numerics,
         may_fuse=settings.mode != "batched",

@@ -86,6 +86,13 @@ class Settings(BaseSettings):
     page_size: int = Field(16, gt=0, description="tokens per KV page")
     max_num_seqs: int = Field(64, gt=0, description="sequences in one step")
     max_num_batched_tokens: int = Field(512, gt=0, description="tokens in one step")
+    speculation: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="most tokens of a sequence to guess in one step, from what followed its last "
+        "ones before; answers stay the same; 0: none",
+    )
     max_queued_requests: int = Field(1024, gt=0, description="waiting requests before a 429")
     max_adapter_bytes_device: ByteSize | None = Field(
         None, gt=0, description="of device_cache_bytes, most for adapters; half unless told"
