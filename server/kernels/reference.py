@@ -66,7 +66,7 @@ class ReferenceKernels:
         if not segments:
             return y
         rows = torch.cat([tokens for tokens, _, _ in segments]).unique()
-        exact = y[rows] if y.dtype == torch.float32 else _fp32_product(x[rows], weight)
+        exact = y[rows] if y.dtype == torch.float32 else fp32_product(x[rows], weight)
         for tokens, coefficients, operands in segments:
             inputs = x[tokens].float()
             at = torch.searchsorted(rows, tokens)
@@ -155,7 +155,7 @@ def _own(operands: Sequence[Operand]) -> Sequence[ReferenceOperand]:
     return cast("Sequence[ReferenceOperand]", operands)
 
 
-def _fp32_product(x: Tensor, weight: Tensor) -> Tensor:
+def fp32_product(x: Tensor, weight: Tensor) -> Tensor:
     """`x @ weight.T` of 16-bit tensors, in fp32."""
     chunks = weight.split(WEIGHT_ROWS_PER_CHUNK)
     return torch.cat([F.linear(x.float(), chunk.float()) for chunk in chunks], dim=-1)

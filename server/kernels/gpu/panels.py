@@ -1,0 +1,109 @@
+"""Products with whole matrices: both factors of a low-rank delta, and dense deltas.
+
+A panel is PANEL_ROWS rows of a matrix `[ROWS, WIDTH]`. An item of work is one panel, for the
+tokens of one job. What is multiplied by it are rows of activations (A of a low-rank delta, a
+dense delta), or what A left for each pair (B).
+
+Owner: (job, panel) is one item of one program, which alone writes the panel's places of its job's
+pairs. A's results are written by one launch and read by a later one, in the same stream. Columns
+are added in ascending order, DEPTH at a time.
+
+Bytes read of a delta: its values, once for each job.
+"""
+
+import triton.language as tl
+
+from server.kernels.gpu.compiled import Configuration, Kernel, compiled
+from server.kernels.gpu.products import add_product, joined, no_sums
+from server.kernels.gpu.runs import SIGNATURE
+from server.kernels.gpu.table import (
+    COUNT,
+    FIRST,
+    LAUNCH_NUMBERS,
+    ROWS,
+    SOURCE,
+    WIDTH,
+    array,
+    input_rows,
+    items,
+    job,
+    read,
+    store_rows,
+)
+
+
+@compiled
+def _multiply_panels(
+    target: tl.tensor,
+    x: tl.tensor,
+    tokens: tl.tensor,
+    table: tl.tensor,
+    jobs: tl.tensor,
+    launches: tl.tensor,
+    launch: tl.tensor,
+    VALUES: tl.constexpr,
+    BY_TOKEN: tl.constexpr,
+    WIDEN: tl.constexpr,
+    DOT: tl.constexpr,
+    TOKENS: tl.constexpr,
+    PANEL_ROWS: tl.constexpr,
+    DEPTH: tl.constexpr,
+) -> None:
+    first, past, panels = items(launches + launch * LAUNCH_NUMBERS)
+    for item in range(first + tl.program_id(0), past, tl.num_programs(0)):
+        own, start = job(table, jobs, item // panels)
+        pairs = start + tl.arange(0, TOKENS)
+        is_own = pairs < tl.load(own + COUNT)
+        if BY_TOKEN:
+            inputs = input_rows(own, x, tokens, pairs, is_own)
+        else:
+            inputs = x + tl.load(own + SOURCE) + pairs * tl.load(own + WIDTH)
+        rows = item % panels * PANEL_ROWS + tl.arange(0, PANEL_ROWS)
+        is_row = rows < read(own, ROWS)
+        made = _panel(
+            own, inputs, is_own, rows, is_row, VALUES, WIDEN, DOT, TOKENS, PANEL_ROWS, DEPTH
+        )
+        store_rows(own, target, pairs, rows, is_own[:, None] & is_row[None, :], made)
+
+
+@compiled
+def _panel(
+    own: tl.tensor,
+    inputs: tl.tensor,
+    is_own: tl.tensor,
+    rows: tl.tensor,
+    is_row: tl.tensor,
+    VALUES: tl.constexpr,
+    WIDEN: tl.constexpr,
+    DOT: tl.constexpr,
+    TOKENS: tl.constexpr,
+    PANEL_ROWS: tl.constexpr,
+    DEPTH: tl.constexpr,
+) -> tl.tensor:
+    """The products `[TOKENS, PANEL_ROWS]` with the matrix's `rows`."""
+    width = read(own, WIDTH)
+    starts = array(own, FIRST, VALUES) + rows.to(tl.int64) * width
+    sums = no_sums(DOT, TOKENS, PANEL_ROWS, DEPTH)
+    for first in range(0, width, DEPTH):
+        columns = first + tl.arange(0, DEPTH)
+        is_column = (columns < width)[None, :]
+        weights = tl.load(starts[:, None] + columns[None, :], is_row[:, None] & is_column, 0.0)
+        factors = tl.load(inputs[:, None] + columns[None, :], is_own[:, None] & is_column, 0.0)
+        sums = add_product(sums, factors, weights, DOT, WIDEN)
+    return joined(sums, DOT)
+
+
+MULTIPLY_PANELS = Kernel(
+    _multiply_panels,
+    SIGNATURE,
+    (
+        Configuration({"DOT": False, "TOKENS": 1, "PANEL_ROWS": 16, "DEPTH": 64}, num_warps=4),
+        Configuration({"DOT": False, "TOKENS": 8, "PANEL_ROWS": 16, "DEPTH": 32}, num_warps=4),
+        Configuration(
+            {"DOT": True, "TOKENS": 16, "PANEL_ROWS": 32, "DEPTH": 64}, num_warps=4, num_stages=3
+        ),
+        Configuration(
+            {"DOT": True, "TOKENS": 64, "PANEL_ROWS": 64, "DEPTH": 32}, num_warps=4, num_stages=3
+        ),
+    ),
+)

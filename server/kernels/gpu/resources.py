@@ -1,0 +1,146 @@
+"""What every kernel takes of a GPU in each of its forms: compiled ahead of time, without one.
+
+`python -m server.kernels.gpu.resources` prints the table as JSON lines. Triton must not have been
+told to interpret, so this is a process of its own. It is how a form that spills registers, or asks
+for more shared memory than a processor has, is found before any GPU is.
+"""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from server.kernels.gpu.compiled import TYPES, Configuration, Kernel
+from server.kernels.gpu.forms import KERNELS, Form
+from server.kernels.gpu.operands import Work
+from server.kernels.gpu.sums import ADD_PRODUCTS
+
+WARP_THREADS = 32
+ALIGNED = [["tt.divisibility", 16]]  # what Triton finds out of tensors' addresses when it launches
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """A multiprocessor of a compute capability, as NVIDIA's programming guide has it."""
+
+    capability: int
+    registers: int
+    shared_bytes: int  # that one program may have
+
+
+PROCESSORS = (
+    Processor(80, registers=65536, shared_bytes=163 << 10),
+    Processor(86, registers=65536, shared_bytes=99 << 10),
+    Processor(90, registers=65536, shared_bytes=227 << 10),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A kernel with all that its code depends on."""
+
+    name: str
+    kernel: Kernel
+    configuration: Configuration
+    activations: str  # their type, in Triton's words
+    constants: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one source takes of one processor."""
+
+    kernel: str
+    capability: int
+    registers: int  # of a thread
+    threads: int
+    spilled_bytes: int  # of a thread, stack included
+    shared_bytes: int  # of a program
+
+
+def sources() -> Iterator[Source]:
+    """Every kernel in each of its forms."""
+    for activations in TYPES:
+        for work in Work:
+            for values in TYPES:
+                for number in range(len(KERNELS[work].configurations)):
+                    yield _delta_source(Form(work, values, number), activations)
+        (configuration,) = ADD_PRODUCTS.configurations
+        yield Source("add_products", ADD_PRODUCTS, configuration, _type_name(activations), {})
+
+
+def _delta_source(form: Form, activations: torch.dtype) -> Source:
+    read = torch.float32 if form.work is Work.LOW_RANK_B else activations
+    name = f"{form.work.value} {form.configuration.sizes} {_type_name(form.dtype)}"
+    return Source(name, form.kernel, form.configuration, _type_name(read), form.constants)
+
+
+def _type_name(dtype: torch.dtype) -> str:
+    return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+
+
+def resources_of(source: Source, processor: Processor) -> Resources:
+    """Compile `source` for `processor`, or read what was compiled before."""
+    configuration = source.configuration
+    made = triton.compile(
+        _ast(source),
+        target=GPUTarget("cuda", processor.capability, WARP_THREADS),
+        options={
+            "num_warps": configuration.num_warps,
+            "num_stages": configuration.num_stages,
+            "enable_fp_fusion": True,
+        },
+    )
+    used = _dumped(made.asm["cubin"])
+    return Resources(
+        f"{source.name} x {source.activations}",
+        processor.capability,
+        used["REG"],
+        configuration.num_warps * WARP_THREADS,
+        used["LOCAL"] + used["STACK"],
+        int(made.metadata.shared),
+    )
+
+
+def _ast(source: Source) -> Any:
+    own = source.kernel.signature
+    constants = {**source.configuration.sizes, **source.constants}
+    names: Sequence[str] = source.kernel.function.arg_names
+    signature = {
+        name: own[name].replace("*x", f"*{source.activations}") if name in own else "constexpr"
+        for name in names
+    }
+    aligned = {
+        (place,): ALIGNED for place, name in enumerate(names) if signature[name].startswith("*")
+    }
+    return ASTSource(source.kernel.function, signature, constants, aligned)
+
+
+def _dumped(cubin: bytes) -> dict[str, int]:
+    """What the compiler's report says of a binary's only function."""
+    program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [program, "--dump-resource-usage", file.name]
+        report = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return {name: int(number) for name, number in re.findall(r"([A-Z]+):(\d+)", report)}
+
+
+def main() -> None:
+    for source in sources():
+        for processor in PROCESSORS:
+            print(json.dumps(asdict(resources_of(source, processor))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
