@@ -33,6 +33,7 @@ from server.model.step import Step
 from server.model.text import TextCodec
 
 FAKE_VOCABULARY = 97
+Following = Callable[[Sequence[int]], int]  # from all tokens of a sequence to the next one
 
 
 def spell(token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
@@ -46,14 +47,15 @@ def next_token(tokens: Sequence[int]) -> int:
 
 
 class FakeRunner:
-    """Continues by `next_token`, from nothing but what it was shown in pages of its own.
+    """Continues by `following`, from nothing but what it was shown in pages of its own.
 
     It keeps "keys" per (page, offset) like a model does, so a wrong page table, a lost token or a
     stale page changes its answers.
     """
 
-    def __init__(self, page_size: int) -> None:
+    def __init__(self, page_size: int, following: Following = next_token) -> None:
         self.page_size = page_size
+        self.following = following
         self.memory: dict[tuple[int, int], int] = {}
         self.batches: list[ScheduledBatch] = []
 
@@ -70,30 +72,33 @@ class FakeRunner:
                 self.memory[sequence.pages[p // self.page_size], p % self.page_size]
                 for p in range(entry.end)
             ]
-            results.append(EntryResult(_sampled(entry, seen) if entry.samples else []))
+            results.append(EntryResult(self._sampled(entry, seen) if entry.samples else []))
         return results
 
+    def _sampled(self, entry: ScheduledSequence, seen: list[int]) -> list[SampledToken]:
+        """What follows the last token, and what follows each draft as long as they are right."""
+        sampled: list[SampledToken] = []
+        for end in range(entry.known_end, entry.end + 1):
+            sampled.append(SampledToken(self.following(seen[:end]), None))
+            if seen[end : end + 1] != [sampled[-1].token_id]:
+                break
+        return sampled
 
-def _sampled(entry: ScheduledSequence, seen: list[int]) -> list[SampledToken]:
-    """What follows the last token, and what follows each draft as long as they are right."""
-    sampled: list[SampledToken] = []
-    for end in range(entry.known_end, entry.end + 1):
-        sampled.append(SampledToken(next_token(seen[:end]), None))
-        if seen[end : end + 1] != [sampled[-1].token_id]:
-            break
-    return sampled
 
-
-def fake_engine(config: EngineConfig) -> tuple[Engine, FakeRunner]:
+def fake_engine(
+    config: EngineConfig, following: Following = next_token
+) -> tuple[Engine, FakeRunner]:
     """Its clock stands still: all steps take no time."""
-    runner = FakeRunner(config.page_size)
+    runner = FakeRunner(config.page_size, following)
     return Engine(config, runner, spell, frozenset(), clock=lambda: 0.0), runner
 
 
-def expected_tokens(prompt: Sequence[int], count: int) -> list[int]:
+def expected_tokens(
+    prompt: Sequence[int], count: int, following: Following = next_token
+) -> list[int]:
     tokens = list(prompt)
     for _ in range(count):
-        tokens.append(next_token(tokens))
+        tokens.append(following(tokens))
     return tokens[len(prompt) :]
 
 

@@ -110,8 +110,7 @@ class Scheduler:
 
     def settle(self, entry: ScheduledSequence, num_accepted: int) -> None:
         """As many of the entry's drafts have become its sequence's tokens; it had some."""
-        self.counts.draft_tokens += len(entry.drafts)
-        self.counts.accepted_tokens += num_accepted
+        self.counts.add_drafts(len(entry.drafts), num_accepted)
         with self.blocks.lock:
             self._advance(entry.sequence, entry.known_end + num_accepted)
             self._speculation.trim(entry.sequence)
@@ -198,10 +197,8 @@ class Scheduler:
 
     def _make_room(self, sequence: Sequence) -> bool:
         """A seat and pages for all of `sequence`, if need be those of less urgent ones."""
-        while len(self.running) >= self.config.max_num_seqs:
-            if not self._preempt_less_urgent(sequence.priority):
-                return False
-        while not self._take_cached_prefix(sequence):
+        seats = self.config.max_num_seqs
+        while len(self.running) >= seats or not self._take_cached_prefix(sequence):
             if not self._preempt_less_urgent(sequence.priority):
                 return False
         return True
@@ -216,7 +213,9 @@ class Scheduler:
         self.blocks.take(found)
         sequence.pages = found
         sequence.num_computed = len(found) * self.config.page_size
-        self._count_prefix(sequence)
+        if sequence.num_cached is None:
+            sequence.num_cached = sequence.num_computed
+            self.counts.add_prompt(sequence.num_prompt, sequence.num_cached)
         return True
 
     def _find_prefix(self, sequence: Sequence) -> list[int]:
@@ -226,13 +225,6 @@ class Scheduler:
         num_pages = first // self.config.page_size
         self._extend_keys(sequence, num_pages)
         return self.blocks.find(sequence.page_keys[:num_pages])
-
-    def _count_prefix(self, sequence: Sequence) -> None:
-        if sequence.num_cached is None:
-            sequence.num_cached = sequence.num_computed
-            self.counts.prompt_tokens += sequence.num_prompt
-            self.counts.prefix_queries += sequence.num_prompt
-            self.counts.prefix_hits += sequence.num_cached
 
     # Pages
 

@@ -35,3 +35,14 @@ class SchedulerCounts:
     prefix_hits: int = 0  # prompt tokens found there
     draft_tokens: int = 0  # guesses that were computed
     accepted_tokens: int = 0  # of these, those that are now their sequence's tokens
+
+    def add_prompt(self, num_tokens: int, num_cached: int) -> None:
+        """A prompt is computed for the first time, but for what was found."""
+        self.prompt_tokens += num_tokens
+        self.prefix_queries += num_tokens
+        self.prefix_hits += num_cached
+
+    def add_drafts(self, num_tokens: int, num_accepted: int) -> None:
+        """Guesses were computed; so many were right."""
+        self.draft_tokens += num_tokens
+        self.accepted_tokens += num_accepted

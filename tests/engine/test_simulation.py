@@ -41,6 +41,11 @@ def whole_contents(one: GenerationRequest, regime: int, tokens: Seq[int]) -> int
     return reduce(lambda before, place: contents(before, one, regime, *place), places, ROOT)
 
 
+def token_of(value: int) -> int:
+    """The token that contents lead to: mostly one of two, so that guesses are right at times."""
+    return value % 2 if value % 3 else value % VOCABULARY
+
+
 class ChainRunner:
     """A model whose answers are wrong if any page, regime, adapter or token of theirs is."""
 
@@ -57,7 +62,7 @@ class ChainRunner:
         for row in logit_rows(batch):
             value = self.memory[self._place(row.entry, row.position)]
             if row.samples:
-                self._choose(row, value % VOCABULARY, results[id(row.entry)])
+                self._choose(row, token_of(value), results[id(row.entry)])
             else:
                 scored = TokenLogprobs(row.position, float(value), 1, ())
                 results[id(row.entry)].prompt_logprobs.append(scored)
@@ -166,7 +171,7 @@ def expected_output(config: EngineConfig, one: GenerationRequest) -> list[int]:
     tokens = list(one.prompt_token_ids)
     for _ in range(one.sampling.max_tokens):
         regime = config.rope_regime(len(tokens))
-        tokens.append(whole_contents(one, regime, tokens) % VOCABULARY)
+        tokens.append(token_of(whole_contents(one, regime, tokens)))
     return tokens[len(one.prompt_token_ids) :]
 
 
