@@ -41,10 +41,10 @@ TRUST_NOBODY = TrustedKeys({})
 
 @dataclass(frozen=True, slots=True)
 class IngestResult:
-    """The version that holds an upload, what it changes, and whether the version is new."""
+    """The version that holds an upload, what it holds, and whether the version is new."""
 
     record: AdapterRecord
-    adapter_effect: Effect
+    adapter: SparseAdapter
     created: bool
 
 
@@ -153,10 +153,9 @@ class AdapterStore:
         signer = self._keys.signer(adapter.digest, signature)
         if signer is not None:
             metadata = {**metadata, SIGNER_KEY: signer}
-        effect = effect_of(adapter, self._parts, self._base_weights)
         publish = self._preview if dry_run else self._publish
         publication = publish(adapter, name, metadata)
-        return IngestResult(publication.record, effect, publication.created)
+        return IngestResult(publication.record, adapter, publication.created)
 
     def publish(
         self,
@@ -173,9 +172,8 @@ class AdapterStore:
         self.check_request(name, metadata)
         assert facts.keys() <= SERVER_KEYS, facts
         check(adapter, self._base, self._limits)
-        effect = effect_of(adapter, self._parts, self._base_weights)
         publication = self._publish(adapter, name, {**metadata, **facts})
-        return IngestResult(publication.record, effect, publication.created)
+        return IngestResult(publication.record, adapter, publication.created)
 
     def resolve(self, reference: str, key: str | None = None) -> AdapterRecord:
         """The version that `reference` names, for whoever has the sticky `key`: see Registry."""
@@ -211,6 +209,10 @@ class AdapterStore:
         freed = {digest: self._delete_unused(digest) for digest in by_digest}
         unused = tuple(by_digest[digest] for digest, bytes_ in freed.items() if bytes_ is not None)
         return DeleteResult(tuple(records), unused, sum(filter(None, freed.values())))
+
+    def measure(self, adapter: SparseAdapter) -> Effect:
+        """What `adapter` changes, compared with this base, which it is for."""
+        return effect_of(adapter, self._parts, self._base_weights)
 
     def effect(self, digest: str) -> Effect:
         """What a stored adapter changes, compared with this base where it is the one it is for.

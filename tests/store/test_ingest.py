@@ -53,7 +53,7 @@ def test_upload_is_published_and_loads(store: AdapterStore, tmp_path: Path) -> N
     assert (record.id, record.digest) == ("team/sql@1", adapter.digest)
     assert (record.kinds, record.num_layers, record.nnz) == (("low_rank",), 1, 768)
     assert (record.base_name, record.metadata) == ("tiny-base", {"task": "sql"})
-    assert result.adapter_effect == effect_of(adapter)
+    assert store.measure(result.adapter) == effect_of(adapter)
     assert store.resolve("team/sql") == record
     assert store.load(record.digest).digest == adapter.digest
     with store.open_blob(record.digest) as file:
@@ -74,7 +74,7 @@ def test_dry_run_writes_nothing(store: AdapterStore, tmp_path: Path) -> None:
     assert (_everything(store), _blobs(tmp_path)) == ([], [])
     real = store.ingest(path, "sql", {})
     assert replace(dry.record, created=real.record.created) == real.record
-    assert (dry.created, dry.adapter_effect) == (True, real.adapter_effect)
+    assert (dry.created, dry.adapter.digest) == (True, real.adapter.digest)
     assert not store.ingest(path, "sql", {}, dry_run=True).created
 
 

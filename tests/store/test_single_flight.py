@@ -102,6 +102,8 @@ def test_report_on_one_adapter_is_measured_once_for_all(tmp_path: Path) -> None:
     store = AdapterStore.open(tmp_path, BASE, {}, LIMITS, base_weights=weights)
     files.write(random_adapter(), tmp_path / "upload")
     published = store.ingest(tmp_path / "upload", "sql", {})
+    assert weights.reads == 0
+    effect = store.measure(published.adapter)
     weights.reads = 0
     weights.started.clear()
     weights.proceed.clear()
@@ -109,6 +111,6 @@ def test_report_on_one_adapter_is_measured_once_for_all(tmp_path: Path) -> None:
         asked = [pool.submit(store.effect, published.record.digest) for _ in range(4)]
         assert weights.started.wait(WAIT_S)
         weights.proceed.set()
-        assert all(future.result() == published.adapter_effect for future in asked)
+        assert all(future.result() == effect for future in asked)
     assert weights.reads == 1
     store.close()

@@ -123,7 +123,7 @@ def _multiply_block(block: int, address: int, depth: int, x: Any, y: Any) -> Non
         for row in range(len(x)):
             part = sums[row * BLOCK : row * BLOCK + made.shape[1]]
             if first == 0:
-                made[row, :] = part
+                _copy(made[row], part)
             else:
                 _add(made[row], part)
 
@@ -143,6 +143,13 @@ def _add_piece(
             _panel_of_2(own, x, x_at, width, address, at, columns)
         else:
             _panel_of_1(own, x, x_at, width, address, at, columns)
+
+
+@compiled
+def _copy(sums: Any, numbers: Any) -> None:
+    # As a loop: Numba's own assignment brings the texts of its errors, seconds of compiling.
+    for i in range(len(sums)):
+        sums[i] = numbers[i]
 
 
 @compiled
