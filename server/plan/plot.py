@@ -24,7 +24,7 @@ METADATA: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date"
 
 def write(plans: Sequence[Plan], form: str, path: Path) -> None:
     """Write the picture to `path`; `form` is png or svg."""
-    with matplotlib.rc_context({"svg.hashsalt": "intarsia"}):
+    with matplotlib.rc_context({"svg.hashsalt": "intarsia", "svg.fonttype": "none"}):
         figure = draw(plans)
         figure.savefig(path, format=form, dpi=DOTS_PER_INCH, metadata=METADATA[form])
 

@@ -76,6 +76,8 @@ def test_attention_reads_the_context_up_to_the_window() -> None:
     assert read[0] < read[1] == read[2] == read[3]
     per_token = 2 * 32 * 32 * 96 * 2
     assert read[1] == 32 * per_token * 2047 + 32 * 32 * 2 * 3072 * 2
+    flops = [costs(workload(context=c))["attention"].vector_flops for c in (1, 2047, 2048)]
+    assert flops == [32 * 4 * 32 * seen * 3072 for seen in (1, 2047, 2047)]
 
 
 def test_deltas_read_each_distinct_adapter_once_and_compute_for_each_token() -> None:
@@ -83,6 +85,8 @@ def test_deltas_read_each_distinct_adapter_once_and_compute_for_each_token() -> 
     many = costs(workload(batch=32), distinct=32)["qkv_proj deltas"]
     shape, model = AdapterShape("element", 0.01), MODELS["phi-3-mini-4k"]
     assert many.num_bytes - few.num_bytes == 28 * shape.num_bytes(model, on_cpu=False)
+    inputs_and_outputs = 32 * 32 * (3072 * 2 + 9216 * 8)
+    assert many.num_bytes - 32 * shape.num_bytes(model, on_cpu=False) == inputs_and_outputs
     assert many.gathers == few.gathers == 32 * 32 * round(0.01 * 9216 * 3072)
     assert many.vector_flops == 2 * many.gathers
 
