@@ -1,5 +1,6 @@
 """Fixtures that more than one area shares."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,9 @@ from databases import NewDatabase, postgres_programs, running_postgres
 from hypothesis import HealthCheck, settings
 
 from server.model.demo_base import ensure_demo_base
+
+# Triton's kernels are interpreted here, if its first import finds this.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile(

@@ -15,6 +15,7 @@ from server.kernels.gpu.worklists import DeviceWork, WorkList, list_work
 from server.kernels.interface import DeltaBatch
 from server.kernels.reference_operands import ReferenceOperand
 
+
 @dataclass(frozen=True, slots=True)
 class DeltaProducts:
     """The kernels of deltas on one device."""

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from adapters_store.adapter import WeightDelta
 from server.kernels.gpu.deltas import DeltaProducts
+from server.kernels.gpu.entries import has_entries, operand_entries
 from server.kernels.gpu.operands import GpuOperand, can_lay_out, laid_out_bytes, lay_out
-from server.kernels.interface import DeltaBatch, Operand
+from server.kernels.interface import DeltaBatch, Entries, Operand
 from server.kernels.reference import ReferenceKernels, fp32_product
 
 PROGRAMS_OF_PROCESSOR = 16  # small programs; those that cannot be resident take what is left over
@@ -36,6 +37,13 @@ class GpuKernels(ReferenceKernels):
 
     def operand_bytes(self, delta: WeightDelta) -> int:
         return laid_out_bytes(delta) if can_lay_out(delta) else super().operand_bytes(delta)
+
+    def can_fuse(self, operand: Operand) -> bool:
+        return isinstance(operand, GpuOperand) and has_entries(operand)
+
+    def entries(self, operand: Operand, weight: Tensor) -> Entries:
+        assert isinstance(operand, GpuOperand), "asked of what cannot fuse"
+        return operand_entries(operand, weight.shape[1])
 
     def linear(self, x: Tensor, weight: Tensor, deltas: DeltaBatch | None) -> Tensor:
         if deltas is None:

@@ -53,15 +53,15 @@ def _multiply_panels(
     for item in range(first + tl.program_id(0), past, tl.num_programs(0)):
         own, start = job(table, jobs, item // panels)
         pairs = start + tl.arange(0, TOKENS)
-        is_own = pairs < tl.load(own + COUNT)
+        is_own = pairs < read(own, COUNT)
         if BY_TOKEN:
-            inputs = input_rows(own, x, tokens, pairs, is_own)
+            source, inputs = x, input_rows(own, tokens, pairs, is_own)
         else:
-            inputs = x + tl.load(own + SOURCE) + pairs * tl.load(own + WIDTH)
+            source, inputs = x + tl.load(own + SOURCE), pairs * read(own, WIDTH)
         rows = item % panels * PANEL_ROWS + tl.arange(0, PANEL_ROWS)
         is_row = rows < read(own, ROWS)
         made = _panel(
-            own, inputs, is_own, rows, is_row, VALUES, WIDEN, DOT, TOKENS, PANEL_ROWS, DEPTH
+            own, source, inputs, is_own, rows, is_row, VALUES, WIDEN, DOT, TOKENS, PANEL_ROWS, DEPTH
         )
         store_rows(own, target, pairs, rows, is_own[:, None] & is_row[None, :], made)
 
@@ -69,6 +69,7 @@ def _multiply_panels(
 @compiled
 def _panel(
     own: tl.tensor,
+    source: tl.tensor,
     inputs: tl.tensor,
     is_own: tl.tensor,
     rows: tl.tensor,
@@ -82,13 +83,15 @@ def _panel(
 ) -> tl.tensor:
     """The products `[TOKENS, PANEL_ROWS]` with the matrix's `rows`."""
     width = read(own, WIDTH)
-    starts = array(own, FIRST, VALUES) + rows.to(tl.int64) * width
+    matrix, starts = array(own, FIRST, VALUES), rows * width
     sums = no_sums(DOT, TOKENS, PANEL_ROWS, DEPTH)
     for first in range(0, width, DEPTH):
         columns = first + tl.arange(0, DEPTH)
         is_column = (columns < width)[None, :]
-        weights = tl.load(starts[:, None] + columns[None, :], is_row[:, None] & is_column, 0.0)
-        factors = tl.load(inputs[:, None] + columns[None, :], is_own[:, None] & is_column, 0.0)
+        weights = matrix + (starts[:, None] + columns[None, :])
+        weights = tl.load(weights, is_row[:, None] & is_column, 0.0)
+        factors = source + (inputs[:, None] + columns[None, :])
+        factors = tl.load(factors, is_own[:, None] & is_column, 0.0)
         sums = add_product(sums, factors, weights, DOT, WIDEN)
     return joined(sums, DOT)
 
@@ -100,10 +103,10 @@ MULTIPLY_PANELS = Kernel(
         Configuration({"DOT": False, "TOKENS": 1, "PANEL_ROWS": 16, "DEPTH": 64}, num_warps=4),
         Configuration({"DOT": False, "TOKENS": 8, "PANEL_ROWS": 16, "DEPTH": 32}, num_warps=4),
         Configuration(
-            {"DOT": True, "TOKENS": 16, "PANEL_ROWS": 32, "DEPTH": 64}, num_warps=4, num_stages=3
+            {"DOT": True, "TOKENS": 16, "PANEL_ROWS": 32, "DEPTH": 32}, num_warps=4, num_stages=3
         ),
         Configuration(
-            {"DOT": True, "TOKENS": 64, "PANEL_ROWS": 64, "DEPTH": 32}, num_warps=4, num_stages=3
+            {"DOT": True, "TOKENS": 64, "PANEL_ROWS": 32, "DEPTH": 32}, num_warps=4, num_stages=3
         ),
     ),
 )

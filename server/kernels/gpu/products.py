@@ -32,10 +32,10 @@ def add_product(
     """
     if DOT:
         if factors.dtype == weights.dtype and not WIDEN:
-            return tl.dot(factors, tl.trans(weights), sums, input_precision="ieee")
+            return tl.dot(factors, tl.trans(weights), sums)
         else:
-            wide = tl.trans(weights.to(tl.float32))
-            return tl.dot(factors.to(tl.float32), wide, sums, input_precision="ieee")
+            wide = tl.trans(weights.to(tl.float32))  # three products of 11 bits are one of 24
+            return tl.dot(factors.to(tl.float32), wide, sums, input_precision="tf32x3")
     else:
         return sums + factors.to(tl.float32)[:, None, :] * weights.to(tl.float32)[None, :, :]
 

@@ -25,6 +25,14 @@ from server.kernels.gpu.operands import Work
 from server.kernels.gpu.sums import ADD_PRODUCTS
 
 WARP_THREADS = 32
+# Of activations and of values. fp16 differs from bf16 in nothing but its instructions' names.
+DTYPES = (
+    (torch.bfloat16, torch.bfloat16),
+    (torch.bfloat16, torch.float32),
+    (torch.float32, torch.float32),
+    (torch.float32, torch.bfloat16),
+    (torch.float16, torch.float16),
+)
 ALIGNED = [["tt.divisibility", 16]]  # what Triton finds out of tensors' addresses when it launches
 
 
@@ -68,19 +76,24 @@ class Resources:
 
 
 def sources() -> Iterator[Source]:
-    """Every kernel in each of its forms."""
+    """Every kernel in each of its forms, each once."""
+    made = (_delta_source(work, n, *own) for work in Work for n in _forms(work) for own in DTYPES)
+    yield from {(source.name, source.activations): source for source in made}.values()
+    (configuration,) = ADD_PRODUCTS.configurations
     for activations in TYPES:
-        for work in Work:
-            for values in TYPES:
-                for number in range(len(KERNELS[work].configurations)):
-                    yield _delta_source(Form(work, values, number), activations)
-        (configuration,) = ADD_PRODUCTS.configurations
         yield Source("add_products", ADD_PRODUCTS, configuration, _type_name(activations), {})
 
 
-def _delta_source(form: Form, activations: torch.dtype) -> Source:
-    read = torch.float32 if form.work is Work.LOW_RANK_B else activations
-    name = f"{form.work.value} {form.configuration.sizes} {_type_name(form.dtype)}"
+def _forms(work: Work) -> range:
+    # A dense delta is multiplied as the first factor of a low-rank one is.
+    return range(0 if work is Work.DENSE else len(KERNELS[work].configurations))
+
+
+def _delta_source(work: Work, number: int, activations: torch.dtype, values: torch.dtype) -> Source:
+    form = Form(work, values, number)
+    # Of activations, a low-rank delta's second factor sees what the first left, a bias nothing.
+    read = torch.float32 if work in (Work.LOW_RANK_B, Work.BIAS) else activations
+    name = f"{work.value} {form.configuration.sizes} {_type_name(values)}"
     return Source(name, form.kernel, form.configuration, _type_name(read), form.constants)
 
 
@@ -131,7 +144,7 @@ def _dumped(cubin: bytes) -> dict[str, int]:
     with NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [program, "--dump-resource-usage", file.name]
+        command = [str(program), "--dump-resource-usage", file.name]
         report = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return {name: int(number) for name, number in re.findall(r"([A-Z]+):(\d+)", report)}
 

@@ -77,17 +77,17 @@ def _multiply_slice(
     columns = array(own, FOURTH, tl.uint16)
     values = array(own, FIFTH, VALUES)
     pairs = start + tl.arange(0, TOKENS)
-    is_own = pairs < tl.load(own + COUNT)
-    inputs = input_rows(own, x, tokens, pairs, is_own)
+    is_own = pairs < read(own, COUNT)
+    inputs = input_rows(own, tokens, pairs, is_own)
     begin, end = tl.load(bounds), tl.load(bounds + 1)
-    sums = _sum_steps(inputs, is_own, columns, values, begin, end, RUN, TOKENS, STEPS)
+    sums = _sum_steps(x, inputs, is_own, columns, values, begin, end, RUN, TOKENS, STEPS)
     made = tl.sum(tl.reshape(tl.sum(sums, 1), [TOKENS, LANES, RUN]), 2)
     lanes = tl.arange(0, LANES)
     for tail in range(tl.load(bounds + 2), tl.load(bounds + BOUNDS + 2)):
         lane = tl.load(tails + tail * TAIL_BOUNDS)
         begin = tl.load(tails + tail * TAIL_BOUNDS + 1)
         end = tl.load(tails + tail * TAIL_BOUNDS + 2)
-        sums = _sum_steps(inputs, is_own, columns, values, begin, end, RUN, TOKENS, STEPS)
+        sums = _sum_steps(x, inputs, is_own, columns, values, begin, end, RUN, TOKENS, STEPS)
         rest = tl.sum(tl.sum(sums, 2), 1)
         made += tl.where(lanes[None, :] == lane, rest[:, None], 0.0)
     places = tl.load(array(own, THIRD, tl.uint16) + at * LANES + lanes).to(tl.int32)
@@ -98,6 +98,7 @@ def _multiply_slice(
 
 @compiled
 def _sum_steps(
+    x: tl.tensor,
     inputs: tl.tensor,
     is_own: tl.tensor,
     columns: tl.tensor,
@@ -116,10 +117,10 @@ def _sum_steps(
         is_step = (steps < end)[:, None]
         run = steps[:, None] * LANES + (numbers // RUN)[None, :]
         column = tl.load(columns + run, is_step, 0).to(tl.int32) + (numbers % RUN)[None, :]
-        at = steps[:, None].to(tl.int64) * (LANES * RUN) + numbers[None, :]
+        at = steps[:, None] * (LANES * RUN) + numbers[None, :]
         value = tl.load(values + at, is_step, 0.0).to(tl.float32)
         places = inputs[:, None, None] + column[None, :, :]
-        factor = tl.load(places, is_own[:, None, None] & is_step[None, :, :], 0.0)
+        factor = tl.load(x + places, is_own[:, None, None] & is_step[None, :, :], 0.0)
         sums += factor.to(tl.float32) * value[None, :, :]
     return sums
 
@@ -137,8 +138,8 @@ MULTIPLY_ENTRIES = Kernel(
     _multiply_runs,
     SIGNATURE,
     (
-        Configuration({"RUN": 1, "TOKENS": 1, "STEPS": 16}, num_warps=2),
-        Configuration({"RUN": 1, "TOKENS": 8, "STEPS": 8}, num_warps=2),
+        Configuration({"RUN": 1, "TOKENS": 1, "STEPS": 8}, num_warps=2),
+        Configuration({"RUN": 1, "TOKENS": 8, "STEPS": 8}, num_warps=4),
     ),
 )
 MULTIPLY_RUNS = Kernel(
@@ -146,6 +147,6 @@ MULTIPLY_RUNS = Kernel(
     SIGNATURE,
     (
         Configuration({"RUN": 16, "TOKENS": 1, "STEPS": 2}, num_warps=4),
-        Configuration({"RUN": 16, "TOKENS": 8, "STEPS": 1}, num_warps=4),
+        Configuration({"RUN": 16, "TOKENS": 4, "STEPS": 1}, num_warps=4),
     ),
 )

@@ -56,7 +56,8 @@ class Slices:
     @property
     def rows(self) -> NDArray[np.uint16]:
         """Which row of its window each lane has."""
-        return np.where(self._lane_rows < 0, NO_ROW, self._lane_rows % WINDOW_ROWS).astype(np.uint16)
+        of_window = np.where(self._lane_rows < 0, NO_ROW, self._lane_rows % WINDOW_ROWS)
+        return of_window.astype(np.uint16)
 
     def places(self, rows: Numbers) -> Numbers:
         """Where each run lies, `step * LANES + lane`, of runs whose `rows` ascend."""
@@ -70,7 +71,8 @@ class Slices:
         slices, lanes = at[rows] // LANES, at[rows] % LANES
         in_body = (self._firsts[slices] + number) * LANES + lanes
         in_tail = tail_firsts[rows] * LANES + number - self._bodies[slices]
-        return np.where(number < self._bodies[slices], in_body, in_tail)
+        places: Numbers = np.where(number < self._bodies[slices], in_body, in_tail)
+        return places
 
     def _tail_firsts(self) -> Numbers:
         before = np.cumsum(self._tail_steps) - self._tail_steps  # in tails of all slices
@@ -93,4 +95,5 @@ def _best_bodies(lengths: Numbers) -> Numbers:
     rest = lengths[:, None, :] - lengths[:, :, None]  # [slices, candidates, rows]
     tails = np.where(rest > 0, np.maximum(-(-rest // LANES), SHORTEST_TAIL), 0)
     best = (lengths + tails.sum(2)).argmin(1)
-    return lengths[np.arange(len(lengths)), best]
+    bodies: Numbers = lengths[np.arange(len(lengths)), best]
+    return bodies

@@ -47,7 +47,7 @@ def _spread_bias(
         is_row = rows < read(own, ROWS)
         bias = tl.load(array(own, FIRST, VALUES) + rows, is_row, 0.0).to(tl.float32)
         made = tl.zeros([TOKENS, PANEL_ROWS], tl.float32) + bias[None, :]
-        is_own = pairs < tl.load(own + COUNT)
+        is_own = pairs < read(own, COUNT)
         store_rows(own, target, pairs, rows, is_own[:, None] & is_row[None, :], made)
 
 

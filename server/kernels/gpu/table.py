@@ -5,6 +5,9 @@ The *table* has a row of 64-bit numbers for each part of a product; the columns 
 configuration has tokens. *Launches* `[n, 3]` are (first job, past job, tiles of rows): an item of
 a launch is one job's tile of rows. All of it is one buffer in device memory, so a captured graph
 of kernels does another batch's work as soon as other numbers lie there.
+
+Offsets are 32-bit numbers (64-bit ones take twice the registers) from addresses that are not: of
+activations, of a delta's values, of a segment's products there are fewer than 2 ** 31.
 """
 
 import triton.language as tl
@@ -41,7 +44,8 @@ def items(launch: tl.tensor) -> tl.tensor:
 def job(table: tl.tensor, jobs: tl.tensor, number: tl.tensor) -> tl.tensor:
     """The row of the table that a job is of, and the first of the pairs that it is for."""
     row = tl.load(jobs + number * JOB_NUMBERS)
-    return table + row * NUM_COLUMNS, tl.load(jobs + number * JOB_NUMBERS + 1)
+    start = tl.load(jobs + number * JOB_NUMBERS + 1).to(tl.int32)
+    return table + row * NUM_COLUMNS, start
 
 
 @compiled
@@ -62,12 +66,10 @@ def scale_of(own: tl.tensor) -> tl.tensor:
 
 
 @compiled
-def input_rows(
-    own: tl.tensor, x: tl.tensor, tokens: tl.tensor, pairs: tl.tensor, is_own: tl.tensor
-) -> tl.tensor:
-    """Where the activations `[T, WIDTH]` of a segment's `pairs` begin."""
-    token = tl.load(tokens + tl.load(own + PAIR) + pairs, is_own, 0)
-    return x + token * tl.load(own + WIDTH)
+def input_rows(own: tl.tensor, tokens: tl.tensor, pairs: tl.tensor, is_own: tl.tensor) -> tl.tensor:
+    """Where, among the activations `[T, WIDTH]`, those of a segment's `pairs` begin."""
+    token = tl.load(tokens + read(own, PAIR) + pairs, is_own, 0)
+    return token.to(tl.int32) * read(own, WIDTH)
 
 
 @compiled
@@ -80,6 +82,5 @@ def store_rows(
     made: tl.tensor,
 ) -> None:
     """Write `scale * made [pairs, rows]` to the target's places of these pairs and rows."""
-    num_rows = tl.load(own + ROWS)
-    first = target + tl.load(own + TARGET) + pairs * num_rows
-    tl.store(first[:, None] + rows[None, :], scale_of(own) * made, mask)
+    places = (pairs * read(own, ROWS))[:, None] + rows[None, :]
+    tl.store(target + tl.load(own + TARGET) + places, scale_of(own) * made, mask)

@@ -56,9 +56,9 @@ def _multiply_tiles(
         own, start = job(table, jobs, item // tile_rows)
         at = item % tile_rows
         pairs = start + tl.arange(0, TOKENS)
-        is_own = pairs < tl.load(own + COUNT)
-        inputs = input_rows(own, x, tokens, pairs, is_own)
-        made = _tile_row(own, inputs, is_own, at, VALUES, WIDEN, DOT, TOKENS, DEPTH)
+        is_own = pairs < read(own, COUNT)
+        inputs = input_rows(own, tokens, pairs, is_own)
+        made = _tile_row(own, x, inputs, is_own, at, VALUES, WIDEN, DOT, TOKENS, DEPTH)
         permuted = at * EDGE + tl.arange(0, EDGE)
         stride = read(own, SIZE)
         group = read(own, ROWS) // stride
@@ -69,6 +69,7 @@ def _multiply_tiles(
 @compiled
 def _tile_row(
     own: tl.tensor,
+    x: tl.tensor,
     inputs: tl.tensor,
     is_own: tl.tensor,
     at: tl.tensor,
@@ -89,10 +90,10 @@ def _tile_row(
         tiles = first + depth // EDGE
         is_tile = tiles < end
         column = tl.load(tile_columns + tiles, is_tile, 0).to(tl.int32) * EDGE + depth % EDGE
-        numbers = tiles.to(tl.int64) * (EDGE * EDGE) + depth % EDGE
+        numbers = tiles * (EDGE * EDGE) + depth % EDGE
         places = numbers[None, :] + rows[:, None] * EDGE
         weights = tl.load(values + places, is_tile[None, :], 0.0)
-        factors = inputs[:, None] + column[None, :]
+        factors = x + (inputs[:, None] + column[None, :])
         factors = tl.load(factors, is_own[:, None] & is_tile[None, :], 0.0)
         sums = add_product(sums, factors, weights, DOT, WIDEN)
     return joined(sums, DOT)
@@ -103,8 +104,8 @@ MULTIPLY_TILES = Kernel(
     SIGNATURE,
     (
         Configuration({"DOT": False, "TOKENS": 1, "DEPTH": 64}, num_warps=4),
-        Configuration({"DOT": False, "TOKENS": 8, "DEPTH": 32}, num_warps=4),
-        Configuration({"DOT": True, "TOKENS": 16, "DEPTH": 64}, num_warps=2, num_stages=3),
-        Configuration({"DOT": True, "TOKENS": 64, "DEPTH": 64}, num_warps=4, num_stages=3),
+        Configuration({"DOT": False, "TOKENS": 8, "DEPTH": 32}, num_warps=8),
+        Configuration({"DOT": True, "TOKENS": 16, "DEPTH": 64}, num_warps=4, num_stages=3),
+        Configuration({"DOT": True, "TOKENS": 64, "DEPTH": 32}, num_warps=4, num_stages=3),
     ),
 )
