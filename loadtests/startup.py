@@ -4,7 +4,7 @@
 
 Starts a server of a converted base on a data folder where nothing is kept (no compiled code, no
 digests, no adapters), then `--starts` times on what that one left. Each is asked ten short chats,
-sampled, and then an adapter two more. Medians over the starts are printed, with the ratio of the first
+sampled, then an adapter two more. Medians over the starts are printed, with the ratio of the first
 request to the tenth; the last line is JSON. `--import-profile` names what the imports cost too.
 """
 
@@ -20,7 +20,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -148,18 +147,18 @@ def _show_imports() -> None:
     command = [sys.executable, "-X", "importtime", "-c", "import server.cli, server.app"]
     spent = import_times(subprocess.run(command, capture_output=True, text=True, check=True).stderr)
     table = Table("package", "import ms")
-    for package, milliseconds in spent.most_common(SHOWN_PACKAGES):
-        table.add_row(package, f"{milliseconds:.0f}")
-    table.add_row("all", f"{spent.total():.0f}")
+    for package, microseconds in spent.most_common(SHOWN_PACKAGES):
+        table.add_row(package, f"{microseconds / 1e3:.0f}")
+    table.add_row("all", f"{spent.total() / 1e3:.0f}")
     Console().print(table)
 
 
 def import_times(output: str) -> Counter[str]:
-    """Milliseconds by package, of what `python -X importtime` printed."""
-    spent: Counter[Any] = Counter()
+    """Microseconds by package, of what `python -X importtime` printed."""
+    spent: Counter[str] = Counter()
     for line in output.splitlines():
         if (found := IMPORT_LINE.match(line)) is not None:
-            spent[found[2].partition(".")[0]] += int(found[1]) / 1e3
+            spent[found[2].partition(".")[0]] += int(found[1])
     return spent
 
 

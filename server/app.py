@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from starlette.exceptions import HTTPException
 
 import server
+from adapters_store.merging.warmup import warm_up as warm_up_merges
 from server.adapters.background import start_pool
 from server.adapters.merged import MergedAdapters
 from server.adapters.pins import PinnedNames
@@ -84,7 +86,6 @@ def create_app(settings: Settings, report: Report = logger.info) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services.engine.start()
-        services.merged.warm_up()
         services.pins.start()
         for name in services.store.registry.pinned_names():
             await services.pins.keep(name)
@@ -133,10 +134,13 @@ def build_services(settings: Settings, report: Report) -> Services:
     base_name = _base_name(settings, checkpoint)
     store = open_store(settings, checkpoint, base_name, report)
     merger = open_merger(settings, store)
-    runtime = build_runtime(settings, checkpoint, store.load, report)
-    config = runtime.engine.config
+    with ThreadPoolExecutor(1) as beside:  # loading leaves the interpreter to others
+        merges = beside.submit(warm_up_merges)
+        runtime = build_runtime(settings, checkpoint, store.load, report)
+    merges.result()
     quiet = start_pool("merges", 1, niceness=MERGE_NICENESS)
     merged = MergedAdapters(merger.merge, merger.predict, store.load, quiet)
+    config = runtime.engine.config
     pins = PinnedNames(runtime.memory, runtime.source, store.registry.pinned_digests)
     counts = EvaluationCounts()
     registry = _metrics(runtime, merged, counts, base_name)

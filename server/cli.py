@@ -4,11 +4,12 @@ The application is imported once the settings are read, since torch takes second
 mistakes in flags are answered at once.
 """
 
+import gc
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -23,9 +24,13 @@ from server.model.errors import ModelError
 from server.settings import Settings, SettingsConflict
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from adapters_store.registry import AdapterRecord
     from server.api.services import Services, Stopping
+    from server.storage import Report
 
+ALLOCATIONS = 50_000  # between two looks for garbage, while nearly everything stays
 GRACE_SECONDS = 30  # running requests get this long when the server is told to stop
 SHOWN_ADAPTERS = 10
 SHOWN_EXAMPLES = 2
@@ -42,12 +47,8 @@ def serve(flags: tuple[str, ...]) -> None:
     console = Console(stderr=True)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     settings = _read_settings(flags)
-    from server.app import create_app
-
-    try:
-        app = create_app(settings, lambda message: console.print(f"[dim]·[/] {message}"))
-    except (SettingsConflict, ModelError) as error:
-        sys.exit(f"intarsia: {error}")
+    with _making_what_stays():
+        app = _build(settings, lambda message: console.print(f"[dim]·[/] {message}"))
     console.print(welcome(app.state.services, settings), highlight=False, soft_wrap=True)
     config = uvicorn.Config(
         app,
@@ -57,6 +58,30 @@ def serve(flags: tuple[str, ...]) -> None:
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     _run(_Server(config, app.state.services.stopping))
+
+
+def _build(settings: Settings, report: "Report") -> "FastAPI":
+    from adapters_store.machine_code import keep_in_need
+
+    keep_in_need(settings.data_dir / "compiled")
+    from server.app import create_app
+
+    try:
+        return create_app(settings, report)
+    except (SettingsConflict, ModelError) as error:
+        sys.exit(f"intarsia: {error}")
+
+
+@contextmanager
+def _making_what_stays() -> Iterator[None]:
+    """What is made meanwhile is hardly looked through for garbage, and afterwards never again."""
+    usual = gc.get_threshold()
+    gc.set_threshold(ALLOCATIONS)
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.set_threshold(*usual)
 
 
 def _run(server: "_Server") -> None:

@@ -1,17 +1,16 @@
-"""Turns the plain loops of `loops.py` into machine code on first use.
+"""Turns the plain loops of this package into machine code on first use.
 
-Owns Numba's settings: no fast-math (results are the same bits everywhere), the interpreter lock
-released, code kept on disk where Numba finds a place it may write (`NUMBA_CACHE_DIR`, beside the
-source, or the user's cache). No parallel loops: threads are the caller's affair.
+Owns Numba's settings: no fast-math, so that results are the same bits everywhere. No parallel
+loops: threads are the caller's affair.
 """
 
-import logging
 from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar
 
-from numba import njit
 from numba.extending import register_jitable
+
+from adapters_store.machine_code import compile_and_keep
 
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 
@@ -25,8 +24,5 @@ def inlined(helper: Loop) -> Loop:
 @cache
 def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
     """`loop` as machine code, made when it is first called with arguments of these types."""
-    try:
-        return njit(nogil=True, fastmath=False, cache=True)(loop)  # type: ignore[no-any-return]
-    except RuntimeError as error:  # no place to keep code: slower to start, nothing else
-        logging.getLogger(__name__).info("merging: compiled code is not kept: %s", error)
-        return njit(nogil=True, fastmath=False)(loop)  # type: ignore[no-any-return]
+    assert __package__ is not None
+    return compile_and_keep(loop, __package__, fastmath=False)

@@ -18,7 +18,6 @@ from adapters_store.merging.cache import BoundedCache
 from adapters_store.merging.cost import Cost
 from adapters_store.merging.masking import through_mask
 from adapters_store.merging.recipe import Recipe
-from adapters_store.merging.warmup import warm_up
 from server.adapters.sources import Loaded
 
 RECIPES_KNOWN = 4096
@@ -75,10 +74,6 @@ class MergedAdapters:
             OrderedDict()
         )  # by merge, the last one asked last
         self._lock = threading.Lock()
-
-    def warm_up(self) -> None:
-        """Have the code of usual merges made, by the quiet thread."""
-        self._pool.submit(warm_up)
 
     def foretell(self, recipe: Recipe) -> Cost:
         """What the merge costs. Raises AdapterNotFound, BaseMismatch, MergeTooLarge, ..."""

@@ -1,15 +1,13 @@
-"""Numba's settings for the loops of this package, and where their machine code is kept.
+"""Numba's settings for the loops of this package.
 
-A loop is compiled when it is first called, and kept on disk where Numba finds a place it may write
-(`NUMBA_CACHE_DIR`, beside the source, or the user's cache). Products and sums may be contracted to
-one rounding. The order of a sum is set when it is compiled, never by what else is in the step.
+Products and sums may be contracted to one rounding. The order of a sum is set when it is compiled,
+never by what else is in the step.
 """
 
-import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from numba import njit
+from adapters_store.machine_code import compile_and_keep
 
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 AS_WRITTEN: frozenset[str] = frozenset()
@@ -33,10 +31,5 @@ def as_written(loop: Loop) -> Loop:
 
 
 def _compile(loop: Loop, fastmath: frozenset[str]) -> Loop:
-    settings = {"nogil": True, "fastmath": set(fastmath), "error_model": "numpy"}
-    try:
-        made: Loop = njit(cache=True, **settings)(loop)
-    except RuntimeError as error:  # no place to keep code: slower to start, nothing else
-        logging.getLogger(__name__).info("kernels: compiled code is not kept: %s", error)
-        made = njit(**settings)(loop)
-    return made
+    assert __package__ is not None
+    return compile_and_keep(loop, __package__, fastmath=set(fastmath), error_model="numpy")
