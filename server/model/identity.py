@@ -20,8 +20,8 @@ from server.model.weights import stored_linears
 def base_identity(name: str, checkpoint: Checkpoint, cache_file: Path | None) -> BaseIdentity:
     """The identity of `checkpoint`, to be known as `name`.
 
-    `cache_file` keeps the digests; one that is damaged, or of files with other names, sizes or
-    modification times, is written anew. Raises ModelError as `load_weights` does.
+    `cache_file` keeps the digests; one that is damaged, or of files that are not the very same, is
+    written anew. Raises ModelError as `load_weights` does.
     """
     key = _cache_key(checkpoint)
     layers = _read_cache(cache_file, key) if cache_file is not None else None
@@ -43,12 +43,17 @@ def _hash_layers(checkpoint: Checkpoint) -> Layers:
 
 def _cache_key(checkpoint: Checkpoint) -> dict[str, Any]:
     """What the digests depend on, as JSON."""
-    stats = [(path.name, path.stat()) for path in tensor_paths(checkpoint.directory)]
     return {
         "format": BASE_FORMAT,
-        "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
+        "files": [_file_key(path) for path in tensor_paths(checkpoint.directory)],
         "shapes": {k: list(shape) for k, shape in checkpoint.config.linear_shapes().items()},
     }
+
+
+def _file_key(path: Path) -> list[str | int]:
+    """Changes with the content: whoever writes may set the time of that, but not of the inode."""
+    stat = path.stat()
+    return [path.name, stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns]
 
 
 def _read_cache(cache_file: Path, key: dict[str, Any]) -> Layers | None:

@@ -92,8 +92,9 @@ def test_damaged_cache_is_hashed_anew(
     assert cache_file.read_text() == whole
 
 
+@pytest.mark.parametrize("later_ns", [0, 1], ids=["with the time set back", "later"])
 def test_cache_of_changed_files_is_hashed_anew(
-    tiny_checkpoint: Checkpoints, tmp_path: Path
+    tiny_checkpoint: Checkpoints, tmp_path: Path, later_ns: int
 ) -> None:
     directory, cache_file = tmp_path / "own", tmp_path / "identity.json"
     copytree(tiny_checkpoint("phi3-mini"), directory)
@@ -102,7 +103,7 @@ def test_cache_of_changed_files_is_hashed_anew(
     tensors["lm_head.weight"] += 1
     before = (directory / SINGLE_FILE).stat().st_mtime_ns
     save_file(tensors, directory / SINGLE_FILE)
-    os.utime(directory / SINGLE_FILE, ns=(before + 1, before + 1))
+    os.utime(directory / SINGLE_FILE, ns=(before + later_ns, before + later_ns))
     second = identify(directory, cache_file)
     changed = {name for name in first.layers if first.layers[name] != second.layers[name]}
     assert changed == {"lm_head"}
