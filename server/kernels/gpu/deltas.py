@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from server.kernels.gpu.compiled import is_interpreted
 from server.kernels.gpu.operands import Work
 from server.kernels.gpu.sums import ADD_PRODUCTS
 from server.kernels.gpu.worklists import DeviceWork, WorkList, list_work
@@ -73,5 +74,6 @@ def add_products(
     blocks = -(-width // configuration.sizes["BLOCK"])
     arguments = (y, base, products, starts, order, pairs, deltas.coefficients, width)
     if num_tokens:
-        ADD_PRODUCTS.launch((num_tokens, blocks), configuration, *arguments)
+        grid = (num_tokens, blocks)
+        ADD_PRODUCTS.launch(grid, configuration, *arguments, INTERPRETED=is_interpreted())
     return y

@@ -51,7 +51,7 @@ class Form:
         """The kernel's constants that are no sizes."""
         constants: dict[str, Any] = {"VALUES": TYPES[self.dtype]}
         if self.kernel in (MULTIPLY_TILES, MULTIPLY_PANELS):
-            constants["WIDEN"] = is_interpreted()
+            constants["INTERPRETED"] = is_interpreted()
         if self.kernel is MULTIPLY_PANELS:
             constants["BY_TOKEN"] = self.work is not Work.LOW_RANK_B
         return constants

@@ -43,7 +43,7 @@ def _multiply_panels(
     launch: tl.tensor,
     VALUES: tl.constexpr,
     BY_TOKEN: tl.constexpr,
-    WIDEN: tl.constexpr,
+    INTERPRETED: tl.constexpr,
     DOT: tl.constexpr,
     TOKENS: tl.constexpr,
     PANEL_ROWS: tl.constexpr,
@@ -61,7 +61,18 @@ def _multiply_panels(
         rows = item % panels * PANEL_ROWS + tl.arange(0, PANEL_ROWS)
         is_row = rows < read(own, ROWS)
         made = _panel(
-            own, source, inputs, is_own, rows, is_row, VALUES, WIDEN, DOT, TOKENS, PANEL_ROWS, DEPTH
+            own,
+            source,
+            inputs,
+            is_own,
+            rows,
+            is_row,
+            VALUES,
+            INTERPRETED,
+            DOT,
+            TOKENS,
+            PANEL_ROWS,
+            DEPTH,
         )
         store_rows(own, target, pairs, rows, is_own[:, None] & is_row[None, :], made)
 
@@ -75,7 +86,7 @@ def _panel(
     rows: tl.tensor,
     is_row: tl.tensor,
     VALUES: tl.constexpr,
-    WIDEN: tl.constexpr,
+    INTERPRETED: tl.constexpr,
     DOT: tl.constexpr,
     TOKENS: tl.constexpr,
     PANEL_ROWS: tl.constexpr,
@@ -92,7 +103,7 @@ def _panel(
         weights = tl.load(weights, is_row[:, None] & is_column, 0.0)
         factors = source + (inputs[:, None] + columns[None, :])
         factors = tl.load(factors, is_own[:, None] & is_column, 0.0)
-        sums = add_product(sums, factors, weights, DOT, WIDEN)
+        sums = add_product(sums, factors, weights, DOT, INTERPRETED)
     return joined(sums, DOT)
 
 

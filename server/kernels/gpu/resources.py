@@ -19,7 +19,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from server.kernels.gpu.compiled import TYPES, Configuration, Kernel
+from server.kernels.gpu.compiled import TYPES, Configuration, Kernel, is_interpreted
 from server.kernels.gpu.forms import KERNELS, Form
 from server.kernels.gpu.operands import Work
 from server.kernels.gpu.sums import ADD_PRODUCTS
@@ -81,7 +81,10 @@ def sources() -> Iterator[Source]:
     yield from {(source.name, source.activations): source for source in made}.values()
     (configuration,) = ADD_PRODUCTS.configurations
     for activations in TYPES:
-        yield Source("add_products", ADD_PRODUCTS, configuration, _type_name(activations), {})
+        constants = {"INTERPRETED": is_interpreted()}
+        yield Source(
+            "add_products", ADD_PRODUCTS, configuration, _type_name(activations), constants
+        )
 
 
 def _forms(work: Work) -> range:

@@ -11,6 +11,7 @@ written, and 4 for the base's; written: the output's own.
 import triton.language as tl
 
 from server.kernels.gpu.compiled import Configuration, Kernel, compiled
+from server.kernels.gpu.products import rounded
 from server.kernels.gpu.runs import SIGNATURE
 from server.kernels.gpu.table import (
     COUNT,
@@ -61,6 +62,7 @@ def _add_products(
     pairs: tl.tensor,
     coefficients: tl.tensor,
     width: tl.tensor,
+    INTERPRETED: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
     """`y[t]` = `base[t]` and `coefficients[pairs[p]] * products[p]` for the p of token t.
@@ -76,7 +78,7 @@ def _add_products(
         product = tl.load(order + place)
         share = tl.load(coefficients + tl.load(pairs + product))
         total += share * tl.load(products + product * width + columns, is_column, 0.0)
-    tl.store(y + at, total.to(y.dtype.element_ty), is_column)
+    tl.store(y + at, rounded(total, y.dtype.element_ty, INTERPRETED), is_column)
 
 
 SPREAD_BIAS = Kernel(

@@ -46,7 +46,7 @@ def _multiply_tiles(
     launches: tl.tensor,
     launch: tl.tensor,
     VALUES: tl.constexpr,
-    WIDEN: tl.constexpr,
+    INTERPRETED: tl.constexpr,
     DOT: tl.constexpr,
     TOKENS: tl.constexpr,
     DEPTH: tl.constexpr,
@@ -58,7 +58,7 @@ def _multiply_tiles(
         pairs = start + tl.arange(0, TOKENS)
         is_own = pairs < read(own, COUNT)
         inputs = input_rows(own, tokens, pairs, is_own)
-        made = _tile_row(own, x, inputs, is_own, at, VALUES, WIDEN, DOT, TOKENS, DEPTH)
+        made = _tile_row(own, x, inputs, is_own, at, VALUES, INTERPRETED, DOT, TOKENS, DEPTH)
         permuted = at * EDGE + tl.arange(0, EDGE)
         stride = read(own, SIZE)
         group = read(own, ROWS) // stride
@@ -74,7 +74,7 @@ def _tile_row(
     is_own: tl.tensor,
     at: tl.tensor,
     VALUES: tl.constexpr,
-    WIDEN: tl.constexpr,
+    INTERPRETED: tl.constexpr,
     DOT: tl.constexpr,
     TOKENS: tl.constexpr,
     DEPTH: tl.constexpr,
@@ -95,7 +95,7 @@ def _tile_row(
         weights = tl.load(values + places, is_tile[None, :], 0.0)
         factors = x + (inputs[:, None] + column[None, :])
         factors = tl.load(factors, is_own[:, None] & is_tile[None, :], 0.0)
-        sums = add_product(sums, factors, weights, DOT, WIDEN)
+        sums = add_product(sums, factors, weights, DOT, INTERPRETED)
     return joined(sums, DOT)
 
 
