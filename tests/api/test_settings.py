@@ -24,6 +24,7 @@ def test_every_bad_value_is_named_with_its_key(monkeypatch: pytest.MonkeyPatch) 
         "max_num_seqs": "-1",
         "page_size": "1.5",
         "quantization": "int4",
+        "speculation": "-1",
     }.items():
         with monkeypatch.context() as patch:
             patch.setenv(f"INTARSIA_{key.upper()}", value)
