@@ -7,6 +7,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from numba.core.dispatcher import Dispatcher
 from tiny_adapters import KINDS, make_adapter
 from tiny_models import make_tiny_checkpoint
 
+from adapters_store.adapter import ElementDelta, SparseAdapter
 from server.adapters.composition import Composition
 from server.adapters.fused import FusedWeights
 from server.engine.sequence import Mode
@@ -56,6 +58,7 @@ def ask_everything(real: RealEngine) -> None:
         real.publish(make_adapter(real.identity, kind, seed, layers, keep_ratio=0.05))
         for seed, kind in enumerate(KINDS)
     ]
+    digests.append(real.publish(narrow(make_adapter(real.identity, "element", 7))))
     compositions = [Composition.linear([])]
     compositions += [Composition.linear([(digest, 0.5)]) for digest in digests]
     compositions += [Composition.linear([(digest, 0.25) for digest in digests])]
@@ -70,6 +73,16 @@ def ask_everything(real: RealEngine) -> None:
             for number, own in enumerate(compositions)
         ]
         run_to_end(engine, mixed)
+
+
+def narrow(adapter: SparseAdapter) -> SparseAdapter:
+    """The same with values of two bytes."""
+    deltas = (
+        replace(delta, values=delta.values.bfloat16())
+        for delta in adapter.deltas
+        if isinstance(delta, ElementDelta)
+    )
+    return replace(adapter, deltas=tuple(deltas))
 
 
 def fusable(real: RealEngine) -> str:

@@ -7,7 +7,6 @@ steps as the longest has, in which shorter rows have zeros. Values stay in the d
 """
 
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from adapters_store.adapter import BiasDelta, BlockDelta, ElementDelta, LowRankDelta, WeightDelta
 from adapters_store.canonical import round_to_fp32
+from server.kernels.cpu import filing
 from server.kernels.cpu.pointers import BF16, FP16, FP32
 from server.kernels.cpu.runs import CHAINS
 from server.kernels.cpu.vectors import LANES
@@ -119,30 +119,33 @@ def _stored(values: Tensor) -> Numbers:
 
 
 def _run_places(delta: ElementDelta | BlockDelta) -> tuple[Numbers, Numbers, int]:
-    """Row and first column of every run, and the columns of a run."""
+    """Row (int32) and first column (uint16) of every run, and the columns of a run."""
     if isinstance(delta, ElementDelta):
-        rows, columns = np.divmod(delta.indices.numpy(), delta.shape[1])
+        rows = np.empty(len(delta.indices), np.int32)
+        columns = np.empty(len(delta.indices), np.uint16)
+        filing.split(delta.indices.numpy(), delta.shape[1], rows, columns)
         return rows, columns, 1
     tile_rows = delta.rows()  # [n, Br]
     first = delta.columns()[:, :1].expand(tile_rows.shape)
-    return tile_rows.flatten().numpy(), first.flatten().numpy(), delta.block[1]
+    rows = tile_rows.flatten().numpy().astype(np.int32)
+    return rows, first.flatten().numpy().astype(np.uint16), delta.block[1]
 
 
 class _Order:
     """Which slice and lane each row has, where `rows` are the rows of all runs."""
 
     def __init__(self, rows: Numbers, num_rows: int) -> None:
-        counts = np.bincount(rows, minlength=num_rows)
         size = window_rows(num_rows)
-        slices, longest = [], []
-        for first, past in pairwise([*range(0, num_rows, size), num_rows]):
-            own = np.argsort(-counts[first:past], kind="stable")
-            filled = np.resize(own, -(-len(own) // LANES) * LANES)
-            filled[len(own) :] = own[-1]
-            slices.append(filled)
-            longest.append(counts[first + own[::LANES]])
-        self.rows = np.concatenate(slices).astype(np.uint8)
-        self.starts = np.concatenate([[0], *longest]).cumsum().astype(np.int32)
+        counts = np.zeros((-(-num_rows // size), size), np.int32)
+        counts.flat[num_rows:] = -1  # behind all rows that there are
+        filing.count(rows, counts.reshape(-1))
+        own = np.argsort(-counts, axis=1, kind="stable").reshape(-1)
+        own = own[: -(-num_rows // LANES) * LANES]
+        own[num_rows:] = own[num_rows - 1]
+        at = np.arange(0, len(own), LANES)
+        longest = counts[at // size, own[at]]
+        self.rows = own.astype(np.uint8)
+        self.starts = np.concatenate([[0], longest]).cumsum().astype(np.int32)
         self._size = size
 
     def places(self, num_rows: int) -> NDArray[np.int64]:
@@ -159,14 +162,9 @@ class _Order:
 def _runs(delta: ElementDelta | BlockDelta) -> tuple[tuple[Numbers, ...], int]:
     rows, columns, run = _run_places(delta)
     order = _Order(rows, delta.shape[0])
-    sorted_ = np.argsort(rows, kind="stable")
-    rows, columns = rows[sorted_], columns[sorted_]
-    first = np.searchsorted(rows, np.arange(delta.shape[0]))
-    at = order.places(delta.shape[0])[rows] + (np.arange(len(rows)) - first[rows]) * LANES
     steps = int(order.starts[-1])
-    stored = _stored(delta.values).reshape(-1, run)[sorted_]
-    values = np.zeros((steps, run, LANES), stored.dtype)
-    values[at // LANES, :, at % LANES] = stored
-    placed = np.zeros(steps * LANES, np.uint16)
-    placed[at] = columns
-    return (order.starts, order.rows, placed, values), run
+    stored = _stored(delta.values).reshape(-1, run)
+    values = np.zeros(steps * run * LANES, stored.dtype)
+    filed = np.zeros(steps * LANES, np.uint16)
+    filing.file(rows, columns, stored, order.places(delta.shape[0]), filed, values)
+    return (order.starts, order.rows, filed, values.reshape(steps, run, LANES)), run

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from adapters_store.adapter import BiasDelta
+from adapters_store.adapter import BiasDelta, ElementDelta
 from server.kernels.interface import AttentionBatch, DeltaBatch, Kernels
 
 ROWS = (2, 4, 8, 16, 32, 64, 256)  # for which oneDNN makes its kernels ahead
@@ -29,6 +29,10 @@ def call_all(kernels: Kernels) -> None:
     query = kernels.rotate_and_cache(heads, turn, turn, place, keys, values)
     batch = AttentionBatch([0, 1], [1], torch.zeros(1, 1, dtype=torch.int64), place)
     kernels.attention(query, keys, values, batch, scale=1.0, sliding_window=None)
+    for dtype in (torch.float32, torch.bfloat16):  # as many bytes as a number may have
+        entry = torch.ones(1, dtype=dtype)
+        shape, first = (2 * SIZE, SIZE), torch.zeros(1, dtype=torch.int32)
+        kernels.operand(ElementDelta(layer="any", shape=shape, indices=first, values=entry))
 
 
 def multiply_by(kernels: Kernels, weights: Iterable[Tensor]) -> None:
