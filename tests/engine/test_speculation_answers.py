@@ -1,6 +1,7 @@
 """On a CPU answers with speculation are, to the bit, what they are without."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -119,7 +120,12 @@ def test_few_steps_give_the_same_bits(real: RealEngine) -> None:
 
 
 def test_draws_and_penalties_are_the_same(real: RealEngine) -> None:
-    common = {"temperature": 0.9, "max_tokens": 50, "logprobs": 2, "logit_bias": FEW}
+    common: dict[str, Any] = {
+        "temperature": 0.9,
+        "max_tokens": 50,
+        "logprobs": 2,
+        "logit_bias": FEW,
+    }
     requests = [
         request("draw", repeating(66, 20), **common, seed=3),
         request("cut", repeating(66, 21), **common, seed=4, top_k=2, min_p=0.01),
@@ -219,13 +225,13 @@ samplings = st.fixed_dictionaries(
 
 
 @st.composite
-def loads(draw: st.DrawFn) -> list[tuple[list[int], int, int, dict[str, object]]]:
+def loads(draw: st.DrawFn) -> list[tuple[list[int], int, int, dict[str, Any]]]:
     """(prompt, composition, adapter_from, sampling) of a few requests."""
     made = []
     for _ in range(draw(st.integers(1, 5))):
         pattern = draw(st.lists(st.sampled_from([66, 67, 68, 200]), min_size=1, max_size=6))
         prompt = (pattern * 20)[: draw(st.integers(1, 40))]
-        sampling = draw(samplings)
+        sampling: dict[str, Any] = draw(samplings)
         if draw(st.booleans()):
             sampling["min_tokens"] = draw(st.integers(0, sampling["max_tokens"]))
         made.append((prompt, draw(st.integers(0, 6)), draw(st.integers(0, 40)), sampling))
@@ -242,7 +248,7 @@ def loads(draw: st.DrawFn) -> list[tuple[list[int], int, int, dict[str, object]]
 )
 def test_every_answer_is_to_the_bit_what_it_is_without_drafts(
     real: RealEngine,
-    load: list[tuple[list[int], int, int, dict[str, object]]],
+    load: list[tuple[list[int], int, int, dict[str, Any]]],
     num_draft_tokens: int,
     page_size: int,
     budget: int,
@@ -250,7 +256,7 @@ def test_every_answer_is_to_the_bit_what_it_is_without_drafts(
 ) -> None:
     every = compositions(real)
     requests = [
-        request(str(index), prompt, every[composition], start, **sampling)  # type: ignore[arg-type]
+        request(str(index), prompt, every[composition], start, **sampling)
         for index, (prompt, composition, start, sampling) in enumerate(load)
     ]
     compare(
