@@ -1,8 +1,7 @@
 """Products with deltas by a GPU's kernels, interpreted: every layout, ragged batches, bounds."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Any
 
 import pytest
 import torch
@@ -20,6 +19,9 @@ from server.kernels.interface import DeltaBatch, Operand
 
 pytest.importorskip("triton", reason="kernels of a GPU are Triton's")
 
+from interpreted_memory import Memory
+from triton.runtime.errors import InterpreterError
+
 from server.kernels.gpu import kernels as gpu_kernels
 from server.kernels.gpu import operands as gpu_operands
 from server.kernels.gpu.kernels import GpuKernels
@@ -28,7 +30,6 @@ from server.kernels.gpu.operands import GpuOperand
 SHAPE = (80, 64)  # the last slice of rows is half full
 KERNELS = GpuKernels("cpu")
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
-GUARD = 1 << 17  # bytes: more than a column's two bytes can reach over 16-bit numbers
 
 
 def element(dtype: torch.dtype, source: torch.Generator) -> WeightDelta:
@@ -234,53 +235,32 @@ def test_rows_beyond_the_first_window_are_their_own(size: tuple[int, int] | None
     assert torch.equal(weight.view(shape), delta.dense())
 
 
-def guarded(own: Tensor) -> Tensor:
-    """A copy of `own` with poison before and after it: a kernel that reads there shows."""
-    count = GUARD // own.element_size()
-    poison = torch.nan if own.is_floating_point() else 3
-    whole = torch.full((own.numel() + 2 * count,), poison).to(own.dtype)
-    inner = whole[count : count + own.numel()].view(own.shape)
-    return inner.copy_(own)
-
-
 @pytest.fixture
-def outputs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
-    """Every buffer that kernels write, in the middle of NaNs and first filled with them."""
-    wholes: list[Tensor] = []
-    unguarded = Tensor.new_empty
+def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
+    return Memory(monkeypatch)
 
-    def new_empty(self: Tensor, *sizes: Any, dtype: torch.dtype | None = None, **of: Any) -> Tensor:
-        if dtype is None:  # Triton's own
-            return unguarded(self, *sizes, **of)
-        shape = unguarded(self, *sizes).shape
-        count = GUARD // dtype.itemsize
-        whole = torch.full((shape.numel() + 2 * count,), torch.nan, dtype=dtype)
-        wholes.append(whole)
-        return whole[count : count + shape.numel()].view(shape)
 
-    monkeypatch.setattr(Tensor, "new_empty", new_empty)
-    return wholes
+def test_what_was_not_given_is_outside(memory: Memory) -> None:
+    delta = bias(FP32, torch.Generator())
+    batch = batch_of([delta], [[0]], KERNELS)
+    with pytest.raises(InterpreterError):
+        KERNELS.linear(torch.zeros(1, SHAPE[1]), torch.zeros(SHAPE), batch)
 
 
 @pytest.mark.parametrize("values", [FP32, BF16])
 @pytest.mark.parametrize("name", MAKERS)
 def test_nothing_is_read_or_written_outside(
-    name: str, values: torch.dtype, monkeypatch: pytest.MonkeyPatch, outputs: list[Tensor]
+    name: str, values: torch.dtype, monkeypatch: pytest.MonkeyPatch, memory: Memory
 ) -> None:
-    monkeypatch.setattr(gpu_operands, "_placed", lambda arrays, device: tuple(map(guarded, arrays)))
+    monkeypatch.setattr(gpu_operands, "_placed", memory.noting(gpu_operands._placed))
     source = torch.Generator().manual_seed(4)
     delta = MAKERS[name](values, source)
-    x = guarded(torch.randn(31, SHAPE[1], generator=source))
+    x = torch.randn(31, SHAPE[1], generator=source)
     tokens = [range(9), [30], range(9, 30)]
     batch = batch_of([delta] * 3, tokens, KERNELS)
     found = KERNELS.linear(x, torch.zeros(SHAPE), batch)
     assert_true(found, truth(torch.zeros(31, SHAPE[0]), x, [delta] * 3, batch))
-    assert len(outputs) == 3
-    for whole in outputs:
-        count = GUARD // whole.element_size()
-        assert whole[:count].isnan().all()
-        assert whole[len(whole) - count :].isnan().all()
-        assert not whole[count : len(whole) - count].isnan().any()
+    assert memory.num_checked > 0
 
 
 @pytest.mark.parametrize("values", [FP32, BF16])
