@@ -3,7 +3,8 @@
     python -m loadtests.micro.speculation [--drafts 0 2 4 8] [--at-once 1 8]
 
 Rows of real tasks as chats, some of whose answers repeat much of their prompt; greedy, on the demo
-base. Numbers of drafts take turns, and each must give the same tokens. The last line is JSON.
+base. Numbers of drafts take turns, and each must give the same tokens. Each row of the table is
+told as JSON when it is known.
 """
 
 import argparse
@@ -31,8 +32,8 @@ from server.model.text import TextCodec
 
 T = TypeVar("T")
 
-ROWS = 8
-PAGE, NUM_PAGES, MAX_MODEL_LEN, MAX_TOKENS = 16, 800, 1024, 96
+ROWS, LEAST = 8, 4  # prompts of a task, and of them those that are asked one by one
+PAGE, NUM_PAGES, MAX_MODEL_LEN, MAX_TOKENS = 16, 800, 1024, 64
 TASKS = {  # name -> task of the rows, rows of one prompt, what comes before them
     "correct": ("sentiment_yelp", 1, "Answer with this text, its spelling corrected:\n"),
     "list": ("sms_spam", 4, "Answer with a JSON list of these messages:\n"),
@@ -58,16 +59,16 @@ def main() -> None:
     checkpoint = open_checkpoint(str(arguments.checkpoint))
     model = load_model(checkpoint, torch.float32, "cpu", CpuKernels())
     table = Table("task", "at once", "drafts", "tokens", "steps", "right", "seconds", "of none's")
-    rows = []
     for name in TASKS:
         prompts = _prompts(arguments.rows, checkpoint, name)
         for at_once in arguments.at_once:
-            found = _measure(checkpoint, model, prompts, at_once, arguments.drafts)
-            rows += [_row(name, at_once, count, found) for count in arguments.drafts]
-            for row in rows[-len(arguments.drafts) :]:
+            asked = prompts[: max(at_once, LEAST)]
+            found = _measure(checkpoint, model, asked, at_once, arguments.drafts)
+            for count in arguments.drafts:
+                row = _row(name, at_once, count, found)
+                print(json.dumps(row), flush=True)
                 table.add_row(*map(str, row.values()))
     Console().print(table)
-    print(json.dumps(rows))
 
 
 def _arguments() -> argparse.Namespace:

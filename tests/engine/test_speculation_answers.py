@@ -238,7 +238,7 @@ def loads(draw: st.DrawFn) -> list[tuple[list[int], int, int, dict[str, Any]]]:
     return made
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     load=loads(),
     num_draft_tokens=st.integers(1, 9),
