@@ -4,10 +4,11 @@ Bookkeeping only; `memory.py` holds the lock under which all of this is called, 
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import NamedTuple
 
 from server.adapters.delta import ResidentAdapter
 from server.adapters.errors import AdapterMemoryFull
@@ -32,6 +33,13 @@ class DeviceEntry:
         return 0 < self.pins == self.in_weights
 
 
+class Taken(NamedTuple):
+    """What a lease has pinned: entries that were there, and new ones to be laid out."""
+
+    found: list[DeviceEntry]
+    added: list[DeviceEntry]
+
+
 class DeviceAdapters:
     """At most `max_bytes` of adapters, inside what `room` has."""
 
@@ -54,6 +62,10 @@ class DeviceAdapters:
     def find(self, digest: str) -> DeviceEntry | None:
         return self._entries.get(digest)
 
+    def has(self, digests: Iterable[str]) -> bool:
+        """Whether all of them are there, or about to be."""
+        return all(digest in self._entries for digest in digests)
+
     def pin(self, entries: Sequence[DeviceEntry], *, hold: bool = False) -> None:
         """Keep entries where they are, once more each."""
         for entry in entries:
@@ -68,12 +80,15 @@ class DeviceAdapters:
             entry.holds -= hold
             assert entry.pins >= entry.holds >= 0, f"{entry.digest} has no pin to be taken back"
 
-    def pin_in_weights(self, entries: Sequence[DeviceEntry]) -> None:
-        """Keep entries that are pinned already for as long as they are fused."""
+    def pin_in_weights(self, digests: Sequence[str]) -> list[DeviceEntry]:
+        """The entries of what is pinned already, kept for as long as it is fused."""
+        entries = [self._entries[digest] for digest in digests if digest in self._entries]
+        assert len(entries) == len(digests), "fused without a lease"
         for entry in entries:
             assert entry.pins > 0, f"{entry.digest} is fused without a lease"
             entry.pins += 1
             entry.in_weights += 1
+        return entries
 
     def unpin_in_weights(self, entries: Sequence[DeviceEntry]) -> None:
         """They are fused no longer."""
@@ -85,6 +100,24 @@ class DeviceAdapters:
     def only_in_weights(self) -> list[str]:
         """What would be idle if it were not fused."""
         return [entry.digest for entry in self._entries.values() if entry.is_only_in_weights]
+
+    def take(self, digests: Sequence[str], sizes: Mapping[str, int], *, hold: bool) -> Taken | None:
+        """Entries of all `digests`, pinned; None, and no change, where there is no room for them.
+
+        `sizes` has those that may be missing. Raises AdapterMemoryFull if they never fit.
+        """
+        found = [entry for digest in digests if (entry := self.find(digest)) is not None]
+        missing = {digest: size for digest, size in sizes.items() if self.find(digest) is None}
+        needed = sum(missing.values()) + sum(entry.num_bytes for entry in found)
+        self.check_possible(digests, needed)
+        self.pin(found, hold=hold)
+        added = self.add(missing)
+        if added is None:
+            self.unpin(found, hold=hold)
+            return None
+        self.pin(added, hold=hold)
+        self.counts.hits += len(found)
+        return Taken(found, added)
 
     def add(self, sizes: Mapping[str, int]) -> list[DeviceEntry] | None:
         """New entries with their room taken, idle ones evicted for it; None where there is none.
@@ -107,13 +140,21 @@ class DeviceAdapters:
             del self._entries[entry.digest]
             self._resize(-entry.num_bytes)
 
-    def give_way(self, num_bytes: int) -> None:
-        """Let idle adapters go until they freed `num_bytes`, or none where they hold less."""
+    def give_way(self, num_bytes: int) -> list[str]:
+        """Let idle adapters go until they freed `num_bytes`, or none where they hold less.
+
+        Then answers what would have to leave the weights for that, if it can be had so.
+        """
         idle = self._idle()
         before = accumulate((entry.num_bytes for entry in idle), initial=0)
         victims = [entry for entry, freed in zip(idle, before, strict=False) if freed < num_bytes]
-        if sum(entry.num_bytes for entry in victims) >= num_bytes:
+        missing = num_bytes - sum(entry.num_bytes for entry in victims)
+        if missing <= 0:
             self._evict(victims)
+            return []
+        fused = self.only_in_weights()
+        fused_bytes = sum(self._entries[digest].num_bytes for digest in fused)
+        return fused if fused_bytes >= missing else []
 
     def check_possible(self, digests: Collection[str], needed: int) -> None:
         """Raise AdapterMemoryFull if `digests`, `needed` bytes of them, never fit.

@@ -9,17 +9,18 @@ Whose turn it is, is for `waiting.py` to say.
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 from server.adapters.claims import AdapterLease, Claim, Fetched, give
 from server.adapters.delta import ResidentAdapter, make_resident, resident_bytes
 from server.adapters.device import DeviceAdapters, DeviceEntry
+from server.adapters.draining import Drains
 from server.adapters.errors import AdapterMemoryError
 from server.adapters.futures import when_all
 from server.adapters.host import HostAdapters
 from server.adapters.sources import Loaded, Source
 from server.adapters.status import Freed, MemoryStatus, State
-from server.adapters.trim import release_free_memory
 from server.adapters.waiting import WaitingClaims
 from server.kernels.interface import Kernels
 
@@ -42,8 +43,8 @@ class AdapterMemory:
         self._pool = pool
         self._lock = lock
         self._waiting = WaitingClaims(max_waiting)
-        self._drains: dict[str, Future[Freed]] = {}
-        self.ask_back: Callable[[str], None] = _nobody_has_it
+        self.ask_back: Callable[[str], None] = lambda digest: None  # where nothing ever fuses
+        self._drains = Drains(host, device, pool, self._waiting.num_of, lambda d: self.ask_back(d))
 
     # Leases
 
@@ -70,11 +71,8 @@ class AdapterMemory:
         room is, while nobody else holds it: then the lease is to be released soon.
         """
         with self._lock:
-            found = (self.device.find(digest) for digest in digests)
-            entries = [entry for entry in found if entry is not None]
-            assert len(entries) == len(digests), "fused without a lease"
-            self.device.pin_in_weights(entries)
-        return AdapterLease(lambda: self._release_from_weights(entries))
+            entries = self.device.pin_in_weights(digests)
+        return AdapterLease(lambda: self._release(entries, self.device.unpin_in_weights))
 
     def get(self, digest: str) -> ResidentAdapter:
         """A leased adapter."""
@@ -84,14 +82,15 @@ class AdapterMemory:
         return entry.loaded.result()
 
     def give_way(self, num_bytes: int) -> None:
-        """Let idle adapters go for whoever shares the room."""
+        """Let idle adapters go for whoever shares the room; fused ones soon, if that would do."""
         with self._lock:
-            self.device.give_way(num_bytes)
+            for digest in self.device.give_way(num_bytes):
+                self.ask_back(digest)
 
     def admit(self) -> None:
         """There may be room now: serve the claims that wait for it."""
         with self._lock:
-            self._waiting.serve(self._serve, self._is_resident)
+            self._waiting.serve(self._serve, lambda claim: self.device.has(claim.digests))
 
     # What there is
 
@@ -130,37 +129,12 @@ class AdapterMemory:
     def drain(self, digest: str) -> Future[Freed]:
         """Let an adapter go as soon as nobody uses it or waits for it; the bytes freed by tier."""
         with self._lock:
-            draining = self._drains.setdefault(digest, Future())
-            self._finish_drains([digest])
-        return draining
+            return self._drains.begin(digest)
 
     def keep(self, digest: str) -> None:
         """The same content was published anew: whatever drains of it stays."""
         with self._lock:
-            if (draining := self._drains.pop(digest, None)) is not None:
-                draining.set_result(Freed(0, 0))
-
-    def _finish_drains(self, digests: Sequence[str]) -> None:
-        for digest in self._drains.keys() & set(digests):
-            entry = self.device.find(digest)
-            # Pins went before the drain began: one that is there is of the same content, come back.
-            is_kept = entry is not None and entry.holds > 0
-            is_used = entry is not None and entry.pins > entry.holds
-            if entry is not None and entry.is_only_in_weights:
-                self.ask_back(digest)
-            if is_used or (self._waiting.num_of(digest) > 0 and not is_kept):
-                continue
-            freed = Freed(0, 0) if is_kept else self._drop(digest, entry)
-            draining = self._drains.pop(digest)
-            if freed == Freed(0, 0):
-                draining.set_result(freed)
-            else:
-                self._pool.submit(_hand_back, draining, freed)
-
-    def _drop(self, digest: str, entry: DeviceEntry | None) -> Freed:
-        if entry is not None:
-            self.device.drop(entry)
-        return Freed(self.host.discard(digest), entry.num_bytes if entry is not None else 0)
+            self._drains.keep(digest)
 
     # From claim to lease
 
@@ -180,8 +154,7 @@ class AdapterMemory:
         if error is not None:
             self._fail(claim, error)
             return
-        loaded = (future.result() for future in fetching)
-        fetched = [Fetched(each, resident_bytes(each, self._kernels)) for each in loaded]
+        fetched = [Fetched(f.result(), resident_bytes(f.result(), self._kernels)) for f in fetching]
         with self._lock:
             if claim in self._waiting:
                 claim.fetched.update(zip((s.digest for s in sources), fetched, strict=True))
@@ -206,32 +179,21 @@ class AdapterMemory:
 
     def _take_room(self, claim: Claim) -> list[DeviceEntry] | None:
         """Pinned entries for all members, new ones among them; None, and no change, if full."""
-        found = [self.device.find(digest) for digest in sorted(claim.digests)]
-        entries = [entry for entry in found if entry is not None]
-        sizes = {
-            digest: fetched.device_bytes
-            for digest, fetched in claim.fetched.items()
-            if self.device.find(digest) is None
-        }
-        needed = sum(sizes.values()) + sum(entry.num_bytes for entry in entries)
-        self.device.check_possible(claim.digests, needed)
-        self.device.pin(entries, hold=claim.hold)
-        added = self.device.add(sizes)
-        if added is None:
-            self.device.unpin(entries, hold=claim.hold)
+        sizes = {digest: fetched.device_bytes for digest, fetched in claim.fetched.items()}
+        taken = self.device.take(sorted(claim.digests), sizes, hold=claim.hold)
+        if taken is None:
             for digest in self.device.only_in_weights():
                 self.ask_back(digest)
             return None
-        self.device.pin(added, hold=claim.hold)
-        self.device.counts.hits += len(entries)
-        for entry in added:
+        for entry in taken.added:
             self._pool.submit(self._lay_out, entry, claim.fetched[entry.digest].adapter)
-        return entries + added
+        return [*taken.found, *taken.added]
 
     def _hand_over(self, claim: Claim, entries: list[DeviceEntry]) -> None:
         """Give the lease when all of its adapters are laid out."""
         self._forget(claim)
-        lease = AdapterLease(lambda: self._release(entries, claim.hold))
+        unpin = partial(self.device.unpin, hold=claim.hold)
+        lease = AdapterLease(lambda: self._release(entries, unpin))
         if claim.lease.set_running_or_notify_cancel():
             loading = [entry.loaded for entry in entries]
             when_all(loading, lambda error: give(claim.lease, lease, error))
@@ -250,16 +212,12 @@ class AdapterMemory:
         else:
             entry.loaded.set_result(resident)
 
-    def _release(self, entries: Sequence[DeviceEntry], hold: bool) -> None:
+    def _release(
+        self, entries: Sequence[DeviceEntry], unpin: Callable[[Sequence[DeviceEntry]], None]
+    ) -> None:
         with self._lock:
-            self.device.unpin(entries, hold=hold)
-            self._finish_drains([entry.digest for entry in entries])
-            self.admit()
-
-    def _release_from_weights(self, entries: Sequence[DeviceEntry]) -> None:
-        with self._lock:
-            self.device.unpin_in_weights(entries)
-            self._finish_drains([entry.digest for entry in entries])
+            unpin(entries)
+            self._drains.finish([entry.digest for entry in entries])
             self.admit()
 
     def _fail(self, claim: Claim, error: BaseException) -> None:
@@ -277,13 +235,10 @@ class AdapterMemory:
 
     def _forget(self, claim: Claim) -> None:
         self._waiting.forget(claim)
-        self._finish_drains(sorted(claim.digests))
+        self._drains.finish(sorted(claim.digests))
 
     def _is_at_hand(self, claim: Claim, source: Source) -> bool:
-        return source.digest in claim.fetched or self.device.find(source.digest) is not None
-
-    def _is_resident(self, claim: Claim) -> bool:
-        return all(self.device.find(source.digest) is not None for source in claim.sources)
+        return source.digest in claim.fetched or self.device.has([source.digest])
 
     def _state(self, digest: str, entry: DeviceEntry | None) -> State:
         if digest in self._drains:
@@ -293,13 +248,3 @@ class AdapterMemory:
         if entry is not None or self.host.is_loading(digest) or self._waiting.num_of(digest):
             return State.LOADING
         return State.STORED
-
-
-def _nobody_has_it(digest: str) -> None:
-    """Where nothing is ever fused, nothing is asked back."""
-
-
-def _hand_back(draining: Future[Freed], freed: Freed) -> None:
-    """Tell that a drain is over, with the memory back at the operating system."""
-    release_free_memory()
-    draining.set_result(freed)

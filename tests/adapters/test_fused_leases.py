@@ -5,6 +5,7 @@ from memories import SIZE, Desk
 
 from server.adapters.claims import AdapterLease
 from server.adapters.status import Freed, State
+from server.engine.block_manager import BlockManager
 
 
 class Weights:
@@ -60,6 +61,29 @@ def test_an_idle_fused_adapter_is_asked_back_by_whoever_wants_its_room() -> None
     desk.pool.run()
     assert waiting.result(0)
     assert desk.resident() == {"b0"}
+
+
+@pytest.mark.parametrize(
+    ("num_pages", "asked"),
+    [(6, []), (7, ["a0"]), (9, ["a0"]), (11, [])],
+    ids=["an idle one will do", "not alone", "both", "nor both"],
+)
+def test_an_idle_fused_adapter_is_asked_back_by_sequences_that_want_its_pages(
+    num_pages: int, asked: list[str]
+) -> None:
+    blocks = BlockManager(num_pages=10, page_size=4)
+    desk = Desk(blocks=blocks, page_bytes=SIZE // 3)  # of ten pages an adapter takes four
+    weights, lease = Weights(desk), desk.lease("a0")
+    weights.fuse("a0")
+    desk.touch(["b0"])
+    assert blocks.allocate(7) is None
+    assert weights.asked == [], "a request still uses it"
+    lease.release()
+    assert (blocks.allocate(num_pages) is None) == (num_pages > 6)
+    assert weights.asked == asked
+    if asked:
+        weights.let_go()
+        assert blocks.allocate(num_pages) is not None
 
 
 def test_a_deleted_adapter_drains_once_the_weights_have_let_it_go() -> None:
