@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -115,7 +115,7 @@ def _cpu_seconds(http: httpx.Client) -> float:
     return next(sample.value for sample in samples if sample.name == CPU_SECONDS)
 
 
-def table_of(starts: dict[str, Sequence[Start]]) -> Table:
+def table_of(starts: Mapping[str, Sequence[Start]]) -> Table:
     """A row to each state that servers were started in: medians over its starts."""
     table = Table(
         *("before", "starts", "ready s", "CPU s", "first ms", "tenth ms", "first / tenth"),
