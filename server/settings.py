@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     device_cache_bytes: ByteSize = Field(
         ByteSize(2 << 30), gt=0, description="memory for KV pages and adapters, beside the model"
     )
-    page_size: int = Field(16, gt=0, description="tokens per KV page")
+    page_size: int = Field(32, gt=0, description="tokens per KV page")
     max_num_seqs: int = Field(64, gt=0, description="sequences in one step")
     max_num_batched_tokens: int = Field(512, gt=0, description="tokens in one step")
     speculation: int = Field(

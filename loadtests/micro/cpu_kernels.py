@@ -24,7 +24,7 @@ from server.kernels.interface import AttentionBatch, DeltaBatch, Kernels, Operan
 from server.kernels.reference import ReferenceKernels
 
 LINEARS = {"qkv": (960, 576), "o": (576, 576), "gate_up": (3072, 576), "down": (576, 1536)}
-HEADS, KV_HEADS, HEAD_DIM, PAGE = 9, 3, 64, 16
+HEADS, KV_HEADS, HEAD_DIM, PAGE = 9, 3, 64, 32
 ADAPTERS = 32
 KINDS: dict[str, Callable[[], Kernels]] = {
     "cpu": lambda: CpuKernels(),

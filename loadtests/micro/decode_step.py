@@ -35,7 +35,7 @@ from server.model.checkpoint import Checkpoint, open_checkpoint
 from server.model.kv_cache import allocate
 from server.model.load import load_model
 
-PAGE, NUM_PAGES, REPEATS = 16, 1200, 9
+PAGE, NUM_PAGES, REPEATS = 32, 600, 9
 KEEP_RATIO = 0.01
 KINDS: dict[str, Callable[[], Any]] = {
     "cpu": CpuKernels,

@@ -12,7 +12,7 @@ class EngineConfig:
     max_model_len: int  # tokens of one sequence, prompt and output
     num_pages: int  # pages of the KV cache
     max_lent_pages: int = 0  # of these, what adapters may take the memory of
-    page_size: int = 16  # tokens per page
+    page_size: int = 32  # tokens per page
     max_num_seqs: int = 64  # sequences in one step
     max_num_batched_tokens: int = 512  # tokens in one step
     max_queued_requests: int = 1024  # requests that may wait

@@ -4,6 +4,10 @@ One task is up to `TILE` tokens of one sequence against one key head: their rows
 heads. It goes through the sequence in blocks of `WIDTH` tokens, which begin at the same places
 whatever is asked, and keeps a running maximum and sum of each row (Milakov and Gimelshein 2018).
 So a row's bits depend neither on batch mates nor on how a prompt was cut into chunks.
+
+Single tokens wait for memory, which comes twice as fast in long pieces as in short ones. So where
+a block is a page, and where there are enough of them, one task takes all key heads of its token,
+each page's keys and then its values from end to end.
 """
 
 from typing import Any, NamedTuple
@@ -13,11 +17,12 @@ import numpy as np
 from server.kernels.cpu.compiled import compiled
 from server.kernels.cpu.exponential import exp
 from server.kernels.cpu.threads import run_tasks
-from server.kernels.cpu.tiles import multiply
-from server.kernels.cpu.vectors import LANES, WIDTH, copy, largest_across, prefetch, sum_across
+from server.kernels.cpu.tiles import multiply, multiply_wide
+from server.kernels.cpu.vectors import WIDTH, copy, largest_across, prefetch, sum_across
 
 TILE = 16  # tokens of a task
-FEW = 16  # rows that wait for memory, rather than memory for them
+MANY = 4  # tasks for each thread, so that none waits long for another
+NEAR = 64  # numbers of the next page that are sent for: what follows comes by itself
 HIDDEN = np.float32(-1e30)  # the score of a token that is not seen
 
 
@@ -28,7 +33,8 @@ class Cache(NamedTuple):
     values: Any  # of [P, K, L, D]
     num_kv_heads: int
     page_size: int
-    head_numbers: int  # of one head in one page
+    size: int  # of a head
+    is_in_place: bool  # whether a page is a block that can be multiplied where it is
 
 
 class Batch(NamedTuple):
@@ -39,6 +45,18 @@ class Batch(NamedTuple):
     lengths: Any  # [S]
     scale: Any
     window: int  # 0 for none
+
+
+class Task(NamedTuple):
+    """Tokens against key heads; rows go head by head, in a head token by token."""
+
+    pages: Any
+    first_head: int
+    heads: int
+    group: int  # query heads of a key head
+    rows: int  # of one key head
+    position: int  # of the first token
+    end: int  # past the last one's
 
 
 @compiled
@@ -58,162 +76,153 @@ def attend(
 
     `tables`, `offsets` and `lengths` are `AttentionBatch`'s; `window` 0 stands for none.
     """
-    count = 0
-    for s in range(len(lengths)):
-        count += (offsets[s + 1] - offsets[s] + TILE - 1) // TILE
-    tiles = np.empty((count, 2), np.int64)  # sequence, first row
-    at = 0
-    for s in range(len(lengths)):
-        for first in range(offsets[s], offsets[s + 1], TILE):
-            tiles[at, 0], tiles[at, 1] = s, first
-            at += 1
     _, num_kv_heads, size, page_size = keys.shape
-    flat = keys.reshape(-1), values.reshape(-1)
-    cache = Cache(flat[0], flat[1], num_kv_heads, page_size, size * page_size)
+    in_place = page_size == WIDTH and size % WIDTH == 0
+    cache = Cache(keys.reshape(-1), values.reshape(-1), num_kv_heads, page_size, size, in_place)
     batch = Batch(tables, offsets, lengths, scale, window)
-    run_tasks(_attend_tile, count * num_kv_heads, threads, (tiles, query, cache, batch, output))
+    tasks = _tasks(offsets, num_kv_heads, MANY * threads if in_place else len(query) + 1)
+    run_tasks(_attend, len(tasks), threads, (tasks, query, cache, batch, output))
 
 
 @compiled
-def _attend_tile(task: int, tiles: Any, query: Any, cache: Any, batch: Any, output: Any) -> None:
-    num_kv_heads, size = cache.num_kv_heads, query.shape[2]
-    group = query.shape[1] // num_kv_heads
-    head = task % num_kv_heads
-    sequence, first = tiles[task // num_kv_heads]
+def _tasks(offsets: Any, num_kv_heads: int, enough: int) -> Any:
+    """Sequence, first token, first key head and number of key heads, of each task.
+
+    With `enough` tiles, single tokens have all their heads together.
+    """
+    num_tiles = 0
+    for s in range(len(offsets) - 1):
+        num_tiles += (offsets[s + 1] - offsets[s] + TILE - 1) // TILE
+    tasks = np.empty((num_tiles * num_kv_heads, 4), np.int64)
+    count = 0
+    for s in range(len(offsets) - 1):
+        together = offsets[s + 1] - offsets[s] == 1 and num_tiles >= enough
+        heads = num_kv_heads if together else 1
+        for first in range(offsets[s], offsets[s + 1], TILE):
+            for head in range(0, num_kv_heads, heads):
+                tasks[count, 0], tasks[count, 1] = s, first
+                tasks[count, 2], tasks[count, 3] = head, heads
+                count += 1
+    return tasks[:count]
+
+
+@compiled
+def _attend(number: int, tasks: Any, query: Any, cache: Any, batch: Any, output: Any) -> None:
+    sequence, first, first_head, heads = tasks[number]
     past = min(first + TILE, batch.offsets[sequence + 1])
-    position = batch.lengths[sequence] - batch.offsets[sequence + 1] + first  # of the first token
-    end = position + past - first
-    rows, padded = (past - first) * group, (size + WIDTH - 1) // WIDTH * WIDTH
-    own = np.empty(rows * size, np.float32)
-    _scale_rows(own, query[first:past, head * group : (head + 1) * group], batch.scale)
-    block = np.zeros(WIDTH * (size + padded), np.float32)
-    weights = np.empty(rows * WIDTH, np.float32)
-    sums = np.zeros(rows * padded, np.float32)
-    totals = np.zeros(rows, np.float32)
-    maxima = np.empty(rows, np.float32)
+    end = batch.lengths[sequence] - batch.offsets[sequence + 1] + past
+    group = query.shape[1] // cache.num_kv_heads
+    rows = (past - first) * group
+    pages = batch.tables[sequence]
+    task = Task(pages, first_head, heads, group, rows, end - past + first, end)
+    padded = (cache.size + WIDTH - 1) // WIDTH * WIDTH
+    own = np.empty(heads * rows * cache.size, np.float32)
+    _scale_rows(own, query[first:past], task, batch.scale)
+    block = np.zeros(0 if cache.is_in_place else WIDTH * (cache.size + padded), np.float32)
+    weights = np.empty(heads * rows * WIDTH, np.float32)
+    sums = np.zeros(heads * rows * padded, np.float32)
+    totals = np.zeros(heads * rows, np.float32)
+    maxima = np.empty(heads * rows, np.float32)
     maxima[:] = HIDDEN
-    oldest = max(0, position - batch.window + 1) if batch.window > 0 else 0
-    in_place = cache.page_size == LANES and size == padded
+    oldest = max(0, task.position - batch.window + 1) if batch.window > 0 else 0
     for start in range(oldest // WIDTH * WIDTH, end, WIDTH):
         weights[:] = 0
-        pages = batch.tables[sequence]
-        if in_place:
-            _score_pages(weights, own, rows, size, cache, pages, head, start, end)
-        else:
-            _gather(cache, pages, head, start, min(end, start + WIDTH), size, padded, block)
-            multiply(weights, 0, WIDTH, own, 0, size, block, 0, LANES, WIDTH, rows, size)
-        for row in range(rows):
-            seen_by = position + row // group
+        _score(weights, own, cache, task, block, start)
+        for row in range(heads * rows):
+            seen_by = task.position + row % rows // group
             visible = min(WIDTH, seen_by + 1 - start)
             before = max(0, seen_by - batch.window + 1 - start) if batch.window > 0 else 0
+            scores = weights[row * WIDTH : (row + 1) * WIDTH]
             line = sums[row * padded : (row + 1) * padded]
-            _weigh(
-                weights[row * WIDTH : (row + 1) * WIDTH], before, visible, line, maxima, totals, row
-            )
-        if in_place:
-            _mix_pages(sums, weights, rows, size, cache, pages, head, start, end)
-        else:
-            for n in range(0, padded, WIDTH):
-                at = WIDTH * size + n
-                multiply(
-                    sums, n, padded, weights, 0, WIDTH, block, at, at + LANES, padded, rows, WIDTH
-                )
-    for row in range(rows):
-        made, share = output[first + row // group, head * group + row % group], totals[row]
+            _weigh(scores, before, visible, line, maxima, totals, row)
+        _mix(sums, weights, cache, task, block, start)
+    _divide(output[first:past], sums, totals, task, padded)
+
+
+@compiled
+def _scale_rows(own: Any, query: Any, task: Any, scale: Any) -> None:
+    """The rows of a task's tokens."""
+    at = 0
+    for head in range(
+        task.first_head * task.group, (task.first_head + task.heads) * task.group, task.group
+    ):
+        for token in range(len(query)):
+            for h in range(head, head + task.group):
+                for d in range(query.shape[2]):
+                    own[at] = scale * query[token, h, d]
+                    at += 1
+
+
+@compiled
+def _divide(output: Any, sums: Any, totals: Any, task: Any, padded: int) -> None:
+    """The results of a task's tokens."""
+    for row in range(task.heads * task.rows):
+        head, own = task.first_head + row // task.rows, row % task.rows
+        made, share = output[own // task.group, head * task.group + own % task.group], totals[row]
         line = sums[row * padded : (row + 1) * padded]
-        for d in range(size):
+        for d in range(len(made)):
             made[d] = line[d] / share
 
 
 @compiled
-def _scale_rows(own: Any, query: Any, scale: Any) -> None:
-    """Every head of every token of `query`, one after the other."""
-    at = 0
-    for token in range(len(query)):
-        for h in range(query.shape[1]):
-            for d in range(query.shape[2]):
-                own[at] = scale * query[token, h, d]
-                at += 1
+def _score(weights: Any, own: Any, cache: Any, task: Any, block: Any, start: int) -> None:
+    """The scores of a block; the next one's first lines are sent for."""
+    rows, size = task.rows, cache.size
+    if not cache.is_in_place:
+        _gather(cache, task, start, block)
+        multiply(weights, 0, WIDTH, own, 0, size, block, 0, WIDTH, rows, size)
+        return
+    at = _place(cache, task, start)
+    if start + WIDTH < task.end:
+        following = _place(cache, task, start + WIDTH)
+        prefetch(cache.keys, following, NEAR)
+        prefetch(cache.values, following, NEAR)
+    for head in range(task.heads):
+        row, b = head * rows, at + head * size * WIDTH
+        multiply(
+            weights, row * WIDTH, WIDTH, own, row * size, size, cache.keys, b, WIDTH, rows, size
+        )
 
 
 @compiled
-def _score_pages(
-    weights: Any,
-    own: Any,
-    rows: int,
-    size: int,
-    cache: Any,
-    pages: Any,
-    head: int,
-    start: int,
-    end: int,
-) -> None:
-    """The scores of a block of two pages, read where they are; the next block is sent for."""
-    at = _place(cache, pages, head, start)
-    following = _place(cache, pages, head, start + LANES) if start + LANES < end else at
-    if rows < FEW and start + WIDTH < end:
-        ahead = _place(cache, pages, head, start + WIDTH)
-        prefetch(cache.keys, ahead, size * LANES)
-        prefetch(cache.values, ahead, size * LANES)
-        if start + WIDTH + LANES < end:
-            ahead = _place(cache, pages, head, start + WIDTH + LANES)
-            prefetch(cache.keys, ahead, size * LANES)
-            prefetch(cache.values, ahead, size * LANES)
-    multiply(weights, 0, WIDTH, own, 0, size, cache.keys, at, following, LANES, rows, size)
+def _mix(sums: Any, weights: Any, cache: Any, task: Any, block: Any, start: int) -> None:
+    """Add the values of a block, as far as there are tokens."""
+    rows, depth, size = task.rows, min(WIDTH, task.end - start), cache.size
+    if not cache.is_in_place:
+        padded = (size + WIDTH - 1) // WIDTH * WIDTH
+        for n in range(0, padded, WIDTH):
+            at = WIDTH * size + n
+            multiply(sums, n, padded, weights, 0, WIDTH, block, at, padded, rows, depth)
+        return
+    first, values = _place(cache, task, start), cache.values
+    for head in range(task.heads):
+        w, to, at = head * rows * WIDTH, head * rows * size, first + head * size * WIDTH
+        wide = size // (2 * WIDTH) * (2 * WIDTH)
+        for n in range(0, wide, 2 * WIDTH):
+            multiply_wide(sums, to + n, size, weights, w, WIDTH, values, at + n, size, rows, depth)
+        for n in range(wide, size, WIDTH):
+            multiply(sums, to + n, size, weights, w, WIDTH, values, at + n, size, rows, depth)
 
 
 @compiled
-def _mix_pages(
-    sums: Any,
-    weights: Any,
-    rows: int,
-    size: int,
-    cache: Any,
-    pages: Any,
-    head: int,
-    start: int,
-    end: int,
-) -> None:
-    """Add the values of a block of two pages, as far as there are tokens."""
-    for first in range(start, min(end, start + WIDTH), LANES):
-        at, count = _place(cache, pages, head, first), min(LANES, end - first)
-        for n in range(0, size, WIDTH):
-            b = at + n
-            multiply(
-                sums,
-                n,
-                size,
-                weights,
-                first - start,
-                WIDTH,
-                cache.values,
-                b,
-                b + LANES,
-                size,
-                rows,
-                count,
-            )
+def _place(cache: Any, task: Any, token: int) -> Any:
+    """Where the page of `token` begins for a task's first head, in keys and in values."""
+    page = task.pages[token // cache.page_size]
+    return (page * cache.num_kv_heads + task.first_head) * cache.size * cache.page_size
 
 
 @compiled
-def _place(cache: Any, pages: Any, head: int, token: int) -> Any:
-    """Where a head's numbers of the page of `token` begin, in keys and in values."""
-    page = pages[token // cache.page_size]
-    return (page * cache.num_kv_heads + head) * cache.head_numbers
-
-
-@compiled
-def _gather(
-    cache: Any, pages: Any, head: int, start: int, end: int, size: int, padded: int, block: Any
-) -> None:
-    """Tokens `[start, end)` side by side: keys `[D, WIDTH]`, then values `[WIDTH, padded]`."""
+def _gather(cache: Any, task: Any, start: int, block: Any) -> None:
+    """A block's tokens side by side: keys `[D, WIDTH]`, then values `[WIDTH, padded]`."""
+    size, end = cache.size, min(task.end, start + WIDTH)
+    padded = (size + WIDTH - 1) // WIDTH * WIDTH
     if end - start < WIDTH:
         block[:] = 0
     at = start
     while at < end:
         inner, to = at % cache.page_size, at - start
         taken = min(cache.page_size - inner, end - at)
-        own = _place(cache, pages, head, at)
+        own = _place(cache, task, at)
         for d in range(size):
             copy(block, d * WIDTH + to, cache.keys, own + d * cache.page_size + inner, taken)
         for j in range(taken):

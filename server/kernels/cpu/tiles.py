@@ -15,11 +15,11 @@ from server.kernels.cpu.compiled import compiled
 from server.kernels.cpu.vectors import INDEX, LANES, VECTOR, broadcast, load, start_of, store
 
 
-def _tile(rows: int) -> Any:
-    """`tile(c, c_at, c_step, a, a_at, a_step, b, b_at, b_next, b_step, depth)`: C += A B.
+def _tile(rows: int, vectors: int) -> Any:
+    """`tile(c, c_at, c_step, a, a_at, a_step, b, b_at, b_step, depth)`: C += A B.
 
-    C `[rows, WIDTH]`, A `[rows, depth]` and the two halves of B, `[depth, LANES]` each, begin at
-    these elements of flat arrays; their own rows are `_step` elements apart.
+    C `[rows, vectors * LANES]`, A `[rows, depth]` and B `[depth, vectors * LANES]` begin at these
+    elements of flat arrays; their own rows are `_step` elements apart.
     """
 
     def tile(
@@ -32,22 +32,21 @@ def _tile(rows: int) -> Any:
         a_step: Any,
         b: Any,
         b_at: Any,
-        b_next: Any,
         b_step: Any,
         depth: Any,
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            def matrix(array: int, at: int, step: int) -> Matrix:
-                kind = signature.args[array]
-                start = start_of(context, builder, kind, values[array], values[at])
-                return Matrix(start, values[step])
+            def matrix(array: int, column: int = 0) -> Matrix:
+                kind, (at, step) = signature.args[array], values[array + 1 : array + 3]
+                at = builder.add(at, ir.Constant(INDEX, column))
+                return Matrix(start_of(context, builder, kind, values[array], at), step)
 
-            halves = [matrix(6, at, 9) for at in (7, 8)]
-            accumulate(builder, rows, matrix(0, 1, 2), matrix(3, 4, 5), halves, values[10])
+            parts = [matrix(6, vector * LANES) for vector in range(vectors)]
+            accumulate(builder, rows, matrix(0), matrix(3), parts, values[9])
             return context.get_dummy_value()
 
         i = types.int64
-        return types.void(c, i, i, a, i, i, b, i, i, i, i), generate
+        return types.void(c, i, i, a, i, i, b, i, i, i), generate
 
     return intrinsic(tile)
 
@@ -103,7 +102,8 @@ def _added(
     return [builder.call(fma, [*pair, sum_]) for pair, sum_ in zip(pairs, sums, strict=True)]
 
 
-_tile_of_8, _tile_of_4, _tile_of_3, _tile_of_2, _tile_of_1 = map(_tile, (8, 4, 3, 2, 1))
+_of_8, _of_4, _of_3, _of_2, _of_1 = (_tile(rows, 2) for rows in (8, 4, 3, 2, 1))
+_wide_of_4, _wide_of_3, _wide_of_2, _wide_of_1 = (_tile(rows, 4) for rows in (4, 3, 2, 1))
 
 
 @compiled
@@ -116,30 +116,58 @@ def multiply(
     a_step: int,
     b: Any,
     b_at: int,
-    b_next: int,
     b_step: int,
     rows: int,
     depth: int,
 ) -> None:
-    """C `[rows, WIDTH]` += A `[rows, depth]` B, flat arrays; depth > 0.
-
-    The two halves of B, `[depth, LANES]` each, begin at `b_at` and `b_next`.
-    """
+    """C `[rows, WIDTH]` += A `[rows, depth]` B `[depth, WIDTH]`, flat arrays; depth > 0."""
     row = 0
     while row < rows:
         left, to, at = rows - row, c_at + row * c_step, a_at + row * a_step
         if left >= 8:
-            _tile_of_8(c, to, c_step, a, at, a_step, b, b_at, b_next, b_step, depth)
+            _of_8(c, to, c_step, a, at, a_step, b, b_at, b_step, depth)
             row += 8
         elif left >= 4:
-            _tile_of_4(c, to, c_step, a, at, a_step, b, b_at, b_next, b_step, depth)
+            _of_4(c, to, c_step, a, at, a_step, b, b_at, b_step, depth)
             row += 4
         elif left == 3:
-            _tile_of_3(c, to, c_step, a, at, a_step, b, b_at, b_next, b_step, depth)
+            _of_3(c, to, c_step, a, at, a_step, b, b_at, b_step, depth)
             row += 3
         elif left == 2:
-            _tile_of_2(c, to, c_step, a, at, a_step, b, b_at, b_next, b_step, depth)
+            _of_2(c, to, c_step, a, at, a_step, b, b_at, b_step, depth)
             row += 2
         else:
-            _tile_of_1(c, to, c_step, a, at, a_step, b, b_at, b_next, b_step, depth)
+            _of_1(c, to, c_step, a, at, a_step, b, b_at, b_step, depth)
+            row += 1
+
+
+@compiled
+def multiply_wide(
+    c: Any,
+    c_at: int,
+    c_step: int,
+    a: Any,
+    a_at: int,
+    a_step: int,
+    b: Any,
+    b_at: int,
+    b_step: int,
+    rows: int,
+    depth: int,
+) -> None:
+    """The same for `2 * WIDTH` columns: B's rows are read from end to end."""
+    row = 0
+    while row < rows:
+        left, to, at = rows - row, c_at + row * c_step, a_at + row * a_step
+        if left >= 4:
+            _wide_of_4(c, to, c_step, a, at, a_step, b, b_at, b_step, depth)
+            row += 4
+        elif left == 3:
+            _wide_of_3(c, to, c_step, a, at, a_step, b, b_at, b_step, depth)
+            row += 3
+        elif left == 2:
+            _wide_of_2(c, to, c_step, a, at, a_step, b, b_at, b_step, depth)
+            row += 2
+        else:
+            _wide_of_1(c, to, c_step, a, at, a_step, b, b_at, b_step, depth)
             row += 1

@@ -12,7 +12,7 @@ from adapters_store.adapter import BiasDelta, ElementDelta
 from server.kernels.interface import AttentionBatch, DeltaBatch, Kernels
 
 ROWS = (2, 4, 8, 16, 32, 64, 256)  # for which oneDNN makes its kernels ahead
-HEADS, KV_HEADS, SIZE, PAGE = 2, 1, 32, 16
+HEADS, KV_HEADS, SIZE, PAGE = 2, 1, 32, 32
 
 
 def call_all(kernels: Kernels) -> None:
