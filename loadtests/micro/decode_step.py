@@ -57,6 +57,7 @@ STEPS = (
     *(Case(count, 64, adapters=count) for count in (1, 8, 32)),
     Case(32, 512),
     Case(1, 512, new=512),
+    Case(1, 512, new=512, adapters=1),
 )
 
 

@@ -16,25 +16,15 @@ import numpy as np
 
 from server.kernels.cpu.compiled import compiled
 from server.kernels.cpu.exponential import exp
+from server.kernels.cpu.pages import Cache, Task, gather, place
 from server.kernels.cpu.threads import run_tasks
 from server.kernels.cpu.tiles import multiply, multiply_wide
-from server.kernels.cpu.vectors import WIDTH, copy, largest_across, prefetch, sum_across
+from server.kernels.cpu.vectors import WIDTH, largest_across, prefetch, sum_across
 
 TILE = 16  # tokens of a task
 MANY = 4  # tasks for each thread, so that none waits long for another
 NEAR = 64  # numbers of the next page that are sent for: what follows comes by itself
 HIDDEN = np.float32(-1e30)  # the score of a token that is not seen
-
-
-class Cache(NamedTuple):
-    """The paged cache as flat arrays."""
-
-    keys: Any  # of [P, K, D, L]
-    values: Any  # of [P, K, L, D]
-    num_kv_heads: int
-    page_size: int
-    size: int  # of a head
-    is_in_place: bool  # whether a page is a block that can be multiplied where it is
 
 
 class Batch(NamedTuple):
@@ -45,18 +35,6 @@ class Batch(NamedTuple):
     lengths: Any  # [S]
     scale: Any
     window: int  # 0 for none
-
-
-class Task(NamedTuple):
-    """Tokens against key heads; rows go head by head, in a head token by token."""
-
-    pages: Any
-    first_head: int
-    heads: int
-    group: int  # query heads of a key head
-    rows: int  # of one key head
-    position: int  # of the first token
-    end: int  # past the last one's
 
 
 @compiled
@@ -169,12 +147,12 @@ def _score(weights: Any, own: Any, cache: Any, task: Any, block: Any, start: int
     """The scores of a block; the next one's first lines are sent for."""
     rows, size = task.rows, cache.size
     if not cache.is_in_place:
-        _gather(cache, task, start, block)
+        gather(cache, task, start, block)
         multiply(weights, 0, WIDTH, own, 0, size, block, 0, WIDTH, rows, size)
         return
-    at = _place(cache, task, start)
+    at = place(cache, task, start)
     if start + WIDTH < task.end:
-        following = _place(cache, task, start + WIDTH)
+        following = place(cache, task, start + WIDTH)
         prefetch(cache.keys, following, NEAR)
         prefetch(cache.values, following, NEAR)
     for head in range(task.heads):
@@ -194,7 +172,7 @@ def _mix(sums: Any, weights: Any, cache: Any, task: Any, block: Any, start: int)
             at = WIDTH * size + n
             multiply(sums, n, padded, weights, 0, WIDTH, block, at, padded, rows, depth)
         return
-    first, values = _place(cache, task, start), cache.values
+    first, values = place(cache, task, start), cache.values
     for head in range(task.heads):
         w, to, at = head * rows * WIDTH, head * rows * size, first + head * size * WIDTH
         wide = size // (2 * WIDTH) * (2 * WIDTH)
@@ -202,33 +180,6 @@ def _mix(sums: Any, weights: Any, cache: Any, task: Any, block: Any, start: int)
             multiply_wide(sums, to + n, size, weights, w, WIDTH, values, at + n, size, rows, depth)
         for n in range(wide, size, WIDTH):
             multiply(sums, to + n, size, weights, w, WIDTH, values, at + n, size, rows, depth)
-
-
-@compiled
-def _place(cache: Any, task: Any, token: int) -> Any:
-    """Where the page of `token` begins for a task's first head, in keys and in values."""
-    page = task.pages[token // cache.page_size]
-    return (page * cache.num_kv_heads + task.first_head) * cache.size * cache.page_size
-
-
-@compiled
-def _gather(cache: Any, task: Any, start: int, block: Any) -> None:
-    """A block's tokens side by side: keys `[D, WIDTH]`, then values `[WIDTH, padded]`."""
-    size, end = cache.size, min(task.end, start + WIDTH)
-    padded = (size + WIDTH - 1) // WIDTH * WIDTH
-    if end - start < WIDTH:
-        block[:] = 0
-    at = start
-    while at < end:
-        inner, to = at % cache.page_size, at - start
-        taken = min(cache.page_size - inner, end - at)
-        own = _place(cache, task, at)
-        for d in range(size):
-            copy(block, d * WIDTH + to, cache.keys, own + d * cache.page_size + inner, taken)
-        for j in range(taken):
-            place = WIDTH * size + (to + j) * padded
-            copy(block, place, cache.values, own + (inner + j) * size, size)
-        at += taken
 
 
 @compiled
