@@ -1,6 +1,6 @@
 """What guessing tokens ahead saves: steps, which are exact, and seconds as a share of none's.
 
-    python -m loadtests.micro.speculation [--drafts 0 2 4 8] [--at-once 1 8]
+    python -m loadtests.micro.speculation [--drafts 0 2 3 8] [--at-once 1 8]
 
 Rows of real tasks as chats, some of whose answers repeat much of their prompt; greedy, on the demo
 base. Numbers of drafts take turns, and each must give the same tokens. Each row of the table is
@@ -73,7 +73,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--drafts", nargs="+", type=int, default=[0, 2, 4, 8])
+    parser.add_argument("--drafts", nargs="+", type=int, default=[0, 2, 3, 8])
     parser.add_argument("--at-once", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--checkpoint", type=Path, default=Path("data/demo-base"))
     parser.add_argument("--rows", type=Path, default=Path("data/tasks"))

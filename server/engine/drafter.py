@@ -12,7 +12,7 @@ from collections.abc import Sequence
 LOOKED_FOR = (3, 2)  # last tokens that are looked for, the most first
 FIRST_CHANCE = 0.5  # of a guess to be right, before any was made
 MEMORY = 0.8  # of that chance, what stays after one more guess
-WEIGHTS_AS_TOKENS = 20  # a step reads the weights for as long as it computes so many tokens
+WEIGHTS_AS_TOKENS = 16  # a step reads the weights for as long as it computes so many tokens
 
 
 class Drafter:

@@ -13,6 +13,8 @@ from server.engine.drafter import Drafter
 from server.engine.scheduled import ScheduledSequence
 from server.engine.sequence import LIVE, Sequence
 
+FEW_TOKENS = 4  # on a CPU a step of so many takes as long as of one, of one more half as long again
+
 
 class Speculation:
     """Drafts for a step, out of tokens and pages that nobody wants in it."""
@@ -27,9 +29,11 @@ class Speculation:
         if self._config.num_draft_tokens == 0:
             return extended
         num_tokens = sum(entry.num_tokens for entry in extended)
+        budget = self._config.max_num_batched_tokens
+        past = min(budget, FEW_TOKENS) if num_tokens <= FEW_TOKENS else budget
         with_drafts = []
         for entry in extended:
-            drafts = self._draft(entry, num_tokens) if _is_decoding(entry) else ()
+            drafts = self._draft(entry, num_tokens, past) if _is_decoding(entry) else ()
             num_tokens += len(drafts)
             with_drafts.append(entry.with_drafts(drafts) if drafts else entry)
         return tuple(with_drafts)
@@ -40,12 +44,12 @@ class Speculation:
         self._blocks.release(sequence.pages[num_pages:])
         del sequence.pages[num_pages:]
 
-    def _draft(self, entry: ScheduledSequence, num_tokens: int) -> tuple[int, ...]:
+    def _draft(self, entry: ScheduledSequence, num_tokens: int, past: int) -> tuple[int, ...]:
+        """For a step of `num_tokens` so far, and of `past` at most."""
         sequence, blocks = entry.sequence, self._blocks
         if sequence.drafter is None:
             sequence.drafter = Drafter()
-        room = self._config.max_num_batched_tokens - num_tokens
-        most = max(0, min(room, self._most(sequence)))
+        most = max(0, min(past - num_tokens, self._most(sequence)))
         drafts = sequence.drafter.draft(sequence.tokens, most, num_tokens)
         missing = blocks.pages_for(entry.end + len(drafts)) - len(sequence.pages)
         pages = blocks.allocate(max(missing, 0))

@@ -97,6 +97,15 @@ def test_no_draft_is_computed_whose_next_token_nobody_would_read(max_tokens: int
     assert max(ends) == min(9 + max_tokens, 64) - 1
 
 
+@pytest.mark.parametrize(("num_requests", "most"), [(1, 4), (3, 4), (4, 4), (5, 25)])
+def test_a_step_of_few_tokens_stays_one_of_few(num_requests: int, most: int) -> None:
+    """Since one more would make it much longer."""
+    engine, runner = fake_engine(config(max_model_len=200, num_pages=400), in_circles)
+    run(engine, [request(str(i), [1, 2, 3] * 3, max_tokens=60) for i in range(num_requests)])
+    _, *decoding = [batch for batch in runner.batches if len(batch.entries) == num_requests]
+    assert max(batch.num_tokens for batch in decoding) == most
+
+
 def test_drafts_take_no_tokens_from_others() -> None:
     sizes = {"max_num_batched_tokens": 3, "num_draft_tokens": 4}
     engine, runner = fake_engine(config(**sizes), in_circles)
