@@ -73,7 +73,7 @@ def paged_attention(
         slots = tables[row, places // page_size] * page_size + places % page_size
         heads = torch.cat([case.keys[row], case.values[row]], dim=1).to(dtype)
         turn = unturned.expand(length, 0)
-        kernels.rotate_and_cache(heads, turn, turn, slots, keys, values)
+        ReferenceKernels("cpu").rotate_and_cache(heads, turn, turn, slots, keys, values)
         new_slots.append(slots[length - new :])
     batch = AttentionBatch(
         query_offsets=[0, *accumulate(case.news)],

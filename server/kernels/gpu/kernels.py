@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from adapters_store.adapter import WeightDelta
+from server.kernels.gpu.compiled import Kernel, is_interpreted
 from server.kernels.gpu.deltas import DeltaProducts
 from server.kernels.gpu.entries import has_entries, operand_entries
 from server.kernels.gpu.operands import GpuOperand, can_lay_out, laid_out_bytes, lay_out
+from server.kernels.gpu.rows import GATE_ROWS, NORM_ROWS, PLACE_HEADS
 from server.kernels.interface import DeltaBatch, Entries, Operand
 from server.kernels.reference import ReferenceKernels, fp32_product
 
@@ -49,6 +51,45 @@ class GpuKernels(ReferenceKernels):
         if deltas is None:
             return self.product(x, weight)
         return self._deltas.add(self._wide_product(x, weight), x, deltas)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        y = torch.empty_like(x)
+        self._launch(NORM_ROWS, (len(x),), y, x, weight, x.shape[1], eps)
+        return y
+
+    def silu_gate(self, gate_up: Tensor) -> Tensor:
+        num_tokens, width = len(gate_up), gate_up.shape[1] // 2
+        y = gate_up.new_empty((num_tokens, width), dtype=gate_up.dtype)
+        (configuration,) = GATE_ROWS.configurations
+        blocks = -(-width // configuration.sizes["BLOCK"])
+        self._launch(GATE_ROWS, (num_tokens, blocks), y, gate_up, width)
+        return y
+
+    def rotate_and_cache(
+        self,
+        heads: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        slots: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+    ) -> Tensor:
+        num_tokens, num_rows, size = heads.shape
+        _, page_size, num_kv_heads, _ = key_cache.shape
+        num_heads = num_rows - 2 * num_kv_heads
+        query = heads.new_empty((num_tokens, num_heads, size), dtype=heads.dtype)
+        tensors = (query, key_cache, value_cache, heads, cos, sin, slots)
+        numbers = (num_heads, num_kv_heads, size, cos.shape[1], page_size)
+        strides = (*key_cache.stride(), *value_cache.stride())
+        (configuration,) = PLACE_HEADS.configurations
+        grid = (num_tokens, -(-num_rows // configuration.sizes["HEADS"]))
+        self._launch(PLACE_HEADS, grid, *tensors, *numbers, *strides)
+        return query
+
+    def _launch(self, kernel: Kernel, grid: tuple[int, ...], *arguments: Tensor | float) -> None:
+        """Of a kernel that has one form."""
+        (configuration,) = kernel.configurations
+        kernel.launch(grid, configuration, *arguments, INTERPRETED=is_interpreted())
 
     def _wide_product(self, x: Tensor, weight: Tensor) -> Tensor:
         """`x @ weight.T` before it is rounded."""

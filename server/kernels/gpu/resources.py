@@ -22,6 +22,7 @@ from triton.compiler import ASTSource
 from server.kernels.gpu.compiled import TYPES, Configuration, Kernel, is_interpreted
 from server.kernels.gpu.forms import KERNELS, Form
 from server.kernels.gpu.operands import Work
+from server.kernels.gpu.rows import GATE_ROWS, NORM_ROWS, PLACE_HEADS
 from server.kernels.gpu.sums import ADD_PRODUCTS
 
 WARP_THREADS = 32
@@ -79,12 +80,12 @@ def sources() -> Iterator[Source]:
     """Every kernel in each of its forms, each once."""
     made = (_delta_source(work, n, *own) for work in Work for n in _forms(work) for own in DTYPES)
     yield from {(source.name, source.activations): source for source in made}.values()
-    (configuration,) = ADD_PRODUCTS.configurations
-    for activations in TYPES:
-        constants = {"INTERPRETED": is_interpreted()}
-        yield Source(
-            "add_products", ADD_PRODUCTS, configuration, _type_name(activations), constants
-        )
+    constants = {"INTERPRETED": is_interpreted()}
+    for kernel in (ADD_PRODUCTS, NORM_ROWS, GATE_ROWS, PLACE_HEADS):
+        (configuration,) = kernel.configurations
+        for activations in TYPES:
+            name = kernel.function.__name__
+            yield Source(name, kernel, configuration, _type_name(activations), constants)
 
 
 def _forms(work: Work) -> range:

@@ -77,7 +77,9 @@ class Slices:
     def _tail_firsts(self) -> Numbers:
         before = np.cumsum(self._tail_steps) - self._tail_steps  # in tails of all slices
         of_slice = before[np.searchsorted(self._tail_slices, self._tail_slices)]
-        return self._firsts[self._tail_slices] + self._bodies[self._tail_slices] + before - of_slice
+        past_bodies = (self._firsts[:-1] + self._bodies)[self._tail_slices]
+        firsts: Numbers = past_bodies + before - of_slice
+        return firsts
 
 
 def _sorted_by_window(counts: Numbers) -> Numbers:
