@@ -15,7 +15,12 @@ from server.kernels.reference import ReferenceKernels
 from server.model.kv_cache import paged
 
 SCALE = 0.3
-SMALL, VECTORS = (8, 4), (32, 16)  # head size, page size; the latter are read where they lie
+SIZES = {
+    "gathered": (8, 4),
+    "pages of half a block": (32, 16),
+    "in place": (32, 32),
+    "wide": (96, 32),
+}
 
 
 @dataclass
@@ -35,8 +40,9 @@ def make_case(
     news: list[int],
     num_heads: int,
     num_kv_heads: int,
-    sizes: tuple[int, int] = SMALL,
+    sizes: tuple[int, int] = SIZES["gathered"],
 ) -> Case:
+    """`sizes` are those of a head and of a page."""
     head_dim, page_size = sizes
     source = torch.Generator().manual_seed(sum(lengths))
 
@@ -112,7 +118,7 @@ SEQUENCES = st.lists(
     sequences=SEQUENCES,
     heads=st.sampled_from([(1, 1), (4, 4), (4, 2), (6, 1)]),
     window=st.none() | st.integers(1, 90),
-    sizes=st.sampled_from([SMALL, VECTORS]),
+    sizes=st.sampled_from([*SIZES.values()]),
 )
 def test_attention_is_a_softmax_over_the_visible_tokens(
     kernels: Kernels,
@@ -126,12 +132,14 @@ def test_attention_is_a_softmax_over_the_visible_tokens(
     torch.testing.assert_close(output.double(), plain_attention(case, window), rtol=0, atol=5e-6)
 
 
-@pytest.mark.parametrize("sizes", [SMALL, VECTORS], ids=["small", "vectors"])
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("window", [None, 1, 4, 5, 40])
 def test_batch_mates_change_no_bit(
     kernels: Kernels, window: int | None, sizes: tuple[int, int]
 ) -> None:
-    case = make_case([9, 70, 1, 33], [1, 6, 1, 33], 4, 2, sizes)
+    singles = [7, 64, 32, 33, 90, 1, 31, 40, 2]  # so many that a task takes all heads of one
+    news = [1, 6, 1, 33, *(1 for _ in singles)]
+    case = make_case([9, 70, 1, 33, *singles], news, 4, 2, sizes)
     together = paged_attention(kernels, case, window).split(case.news)
     for row, output in enumerate(together):
         parts = (case.lengths, case.news, case.queries, case.keys, case.values)
@@ -146,7 +154,7 @@ def test_16_bit_attention_is_within_its_rounding() -> None:
     torch.testing.assert_close(output.double(), plain_attention(case, None), rtol=0, atol=0.03)
 
 
-@pytest.mark.parametrize("sizes", [SMALL, VECTORS], ids=["small", "vectors"])
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("window", [None, 3, 40])
 def test_compiled_rows_have_the_same_bits_in_chunks_of_any_size(
     window: int | None, sizes: tuple[int, int]
