@@ -146,6 +146,8 @@ def _run(engine: Engine, prompts: Sequence[tuple[int, ...]]) -> Found:
     start, steps, is_decoding = time.perf_counter(), 0, False
     while engine.has_work:
         for output in engine.step():
+            if output.error is not None:
+                raise output.error
             tokens[output.request_id] += output.token_ids
         steps += 1
         if not is_decoding and all(tokens.values()):
