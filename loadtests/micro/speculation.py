@@ -33,7 +33,7 @@ from server.model.text import TextCodec
 T = TypeVar("T")
 
 ROWS, LEAST = 8, 4  # prompts of a task, and of them those that are asked one by one
-PAGE, NUM_PAGES, MAX_MODEL_LEN, MAX_TOKENS = 16, 800, 1024, 64
+PAGE, NUM_PAGES, MAX_MODEL_LEN, MAX_TOKENS = 32, 400, 1024, 64
 TASKS = {  # name -> task of the rows, rows of one prompt, what comes before them
     "correct": ("sentiment_yelp", 1, "Answer with this text, its spelling corrected:\n"),
     "list": ("sms_spam", 4, "Answer with a JSON list of these messages:\n"),
@@ -129,7 +129,9 @@ def _added(one: Found, other: Found) -> Found:
 
 
 def _engine(checkpoint: Checkpoint, model: Phi3, num_draft_tokens: int) -> Engine:
-    config = EngineConfig(MAX_MODEL_LEN, NUM_PAGES, num_draft_tokens=num_draft_tokens)
+    config = EngineConfig(
+        MAX_MODEL_LEN, NUM_PAGES, page_size=PAGE, num_draft_tokens=num_draft_tokens
+    )
     cache = allocate(checkpoint.config, NUM_PAGES, PAGE, torch.float32, "cpu")
     nothing: Mapping[str, Any] = {}
     eos = checkpoint.eos_token_ids

@@ -242,7 +242,7 @@ def loads(draw: st.DrawFn) -> list[tuple[list[int], int, int, dict[str, Any]]]:
 @given(
     load=loads(),
     num_draft_tokens=st.integers(1, 9),
-    page_size=st.sampled_from([1, 4, 16]),
+    page_size=st.sampled_from([1, 4, 32]),
     budget=st.sampled_from([6, 13, 100]),
     spare=st.integers(0, 60),
 )
