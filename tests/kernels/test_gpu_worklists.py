@@ -70,3 +70,10 @@ def test_numbers_reach_the_device_as_they_are() -> None:
     placed = work.placed(torch.device("cpu"))
     for array, tensor in zip(work.numbers, placed, strict=True):
         assert torch.equal(torch.from_numpy(array), tensor)
+
+
+def test_jobs_of_a_launch_have_items_for_the_most_rows_of_any() -> None:
+    wide = LowRankDelta(layer="l", shape=SHAPE, a=torch.ones(33, 8), b=torch.ones(40, 33))
+    work = list_work([[operand(wide)], [operand(LOW_RANK)]], [0, 1, 2], 40)
+    _, _, launches, _ = work.numbers
+    assert launches.tolist() == [[0, 2, 3], [2, 4, 3]]
