@@ -8,8 +8,7 @@ import sys
 
 MEMORY = 0.95  # of what is known, what stays after a step
 SLOWDOWN = 0.25  # the most that less urgent tokens add to the time of a step, as a share
-ALONE_S = 0.2  # of a step of less urgent tokens alone: a live request that comes waits as long
-TOGETHER_S = 0.15  # of a step of prompts beside streams, which wait as long for their next token
+STEP_S = 0.2  # of a step that someone waits for: prompts beside streams, the less urgent alone
 
 UNBOUNDED = sys.maxsize
 
@@ -32,14 +31,14 @@ class Pace:
     def prompt_room(self, num_streams: int) -> int:
         """Tokens of prompts that may join as many streams' next ones, at least one.
 
-        The step takes `TOGETHER_S`, or twice as long as without them where that is more.
+        The step takes `STEP_S`, or twice as long as without them where that is more.
         """
         streams = self._predicted(num_streams)
-        return max(1, self._within(max(TOGETHER_S - streams, streams)))
+        return max(1, self._within(max(STEP_S - streams, streams)))
 
     def room(self, num_tokens: int) -> int:
         """Less urgent tokens that may join a step of `num_tokens` urgent ones, at least one."""
-        beside, alone = SLOWDOWN * self._predicted(num_tokens), ALONE_S - self._predicted(0)
+        beside, alone = SLOWDOWN * self._predicted(num_tokens), STEP_S - self._predicted(0)
         return max(1, self._within(beside if num_tokens else alone))
 
     def _within(self, seconds: float) -> int:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from server.engine.config import EngineConfig
 from server.engine.errors import QueueFull
-from server.engine.pace import ALONE_S, SLOWDOWN, TOGETHER_S, Pace
+from server.engine.pace import SLOWDOWN, STEP_S, Pace
 from server.engine.sequence import GenerationRequest
 
 Chunk = tuple[str, int, int]  # request, first token, tokens
@@ -128,7 +128,7 @@ def test_a_step_with_live_requests_has_little_room_for_the_others() -> None:
     assert shares["live"] == 2
     assert 1 <= shares["late"] <= SLOWDOWN * 0.044 / 0.002
     engine.abort("live")
-    engine.scheduler.pace = known_pace(fixed_s=0.0, token_s=ALONE_S / 8.5)
+    engine.scheduler.pace = known_pace(fixed_s=0.0, token_s=STEP_S / 8.5)
     engine.step()
     assert [e.num_tokens for e in runner.batches[-1].entries] == [8]
 
@@ -151,13 +151,13 @@ def test_the_less_urgent_make_steps_longer_by_a_quarter_once_the_machine_is_know
     assert extra == 1 or token_s * extra <= SLOWDOWN * alone * 1.05
 
 
-@given(st.floats(0.001, 0.75 * ALONE_S), st.floats(1e-5, 0.01))
+@given(st.floats(0.001, 0.75 * STEP_S), st.floats(1e-5, 0.01))
 def test_a_step_of_the_less_urgent_alone_ends_soon(fixed_s: float, token_s: float) -> None:
     pace, extra = Pace(), 0
     for _ in range(200):
         extra = min(512, pace.room(0))
         pace.note(extra, fixed_s + token_s * extra)
-    assert extra == 1 or fixed_s + token_s * extra <= ALONE_S * 1.05
+    assert extra == 1 or fixed_s + token_s * extra <= STEP_S * 1.05
 
 
 @given(st.floats(0.001, 0.3), st.floats(1e-5, 0.01), st.integers(1, 64))
@@ -170,7 +170,7 @@ def test_prompts_beside_streams_keep_the_step_short(
         extra = min(512, pace.prompt_room(streams))
         pace.note(streams + extra, fixed_s + token_s * (streams + extra))
     alone = fixed_s + token_s * streams
-    assert extra == 1 or alone + token_s * extra <= 1.05 * max(TOGETHER_S, 2 * alone)
+    assert extra == 1 or alone + token_s * extra <= 1.05 * max(STEP_S, 2 * alone)
 
 
 def test_streams_get_their_token_in_every_step_whatever_prompts_come() -> None:
@@ -193,14 +193,14 @@ def test_streams_get_their_token_in_every_step_whatever_prompts_come() -> None:
 
 def test_prompts_beside_streams_are_cut_and_prompts_alone_are_not() -> None:
     engine, runner = fake_engine(config(max_num_batched_tokens=32, max_num_seqs=8))
-    engine.scheduler.pace = known_pace(fixed_s=0.01, token_s=TOGETHER_S / 10)
+    engine.scheduler.pace = known_pace(fixed_s=0.01, token_s=STEP_S / 10)
     engine.add(request("prompt", range(50), max_tokens=9))
     engine.step()
     assert [e.num_tokens for e in runner.batches[-1].entries] == [32]
-    engine.scheduler.pace = known_pace(fixed_s=0.01, token_s=TOGETHER_S / 10)
+    engine.scheduler.pace = known_pace(fixed_s=0.01, token_s=STEP_S / 10)
     engine.step()
     engine.add(request("late", range(100, 150), max_tokens=1))
-    engine.scheduler.pace = known_pace(fixed_s=0.01, token_s=TOGETHER_S / 10)
+    engine.scheduler.pace = known_pace(fixed_s=0.01, token_s=STEP_S / 10)
     engine.step()
     assert [e.num_tokens for e in runner.batches[-1].entries] == [1, 8]
 
