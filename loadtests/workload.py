@@ -61,7 +61,7 @@ class Ask:
     at_s: float  # after the start; of a closed loop 0: as soon as a seat is free
 
 
-def asks(workload: Workload, seed: int) -> list[Ask]:
+def asks(workload: Workload, seed: int | str) -> list[Ask]:
     """The requests in order of arrival; the same for the same seed."""
     prompts, answers = _source(seed, "prompt lengths"), _source(seed, "answer lengths")
     tokens = _source(seed, "tokens")
@@ -76,11 +76,11 @@ def asks(workload: Workload, seed: int) -> list[Ask]:
     ]
 
 
-def _source(seed: int, purpose: str) -> random.Random:
+def _source(seed: int | str, purpose: str) -> random.Random:
     return random.Random(f"{seed} {purpose}")
 
 
-def _arrivals(workload: Workload, seed: int) -> list[float]:
+def _arrivals(workload: Workload, seed: int | str) -> list[float]:
     if workload.per_s is None:
         return [0.0] * workload.requests
     source = _source(seed, "arrivals")
@@ -88,7 +88,7 @@ def _arrivals(workload: Workload, seed: int) -> list[float]:
     return list(accumulate(gaps))
 
 
-def _adapters(workload: Workload, seed: int) -> Iterator[int | None]:
+def _adapters(workload: Workload, seed: int | str) -> Iterator[int | None]:
     if not workload.adapters:
         return iter([None] * workload.requests)
     numbers = range(workload.adapters)

@@ -78,9 +78,9 @@ class Bench:
     def _start(self, side: Side, scenarios: Sequence[Scenario], number: int) -> None:
         with started(side, scenarios, self.base) as player:
             version = side.version()
-            player.play(warm_up(scenarios[0].fleet), -1)
+            player.play(warm_up(scenarios[0].fleet), "warm-up")
             for each in scenarios:
-                summary = player.play(self._at_rate(each).workload, number)
+                summary = player.play(self._at_rate(each).workload, f"{each.name}, {number}")
                 self.log.add(Round(side.name, each.name, number, version, summary))
                 self.say(_told(each, summary))
 
@@ -120,7 +120,7 @@ class Player:
     url: str
     scratch: Path
 
-    def play(self, workload: Workload, seed: int) -> Summary:
+    def play(self, workload: Workload, seed: str) -> Summary:
         planned = [
             Planned(ask.at_s, body(ask, model_name(ask.adapter))) for ask in asks(workload, seed)
         ]

@@ -101,7 +101,8 @@ class Engine:
         except Exception as error:
             return [self._fail(self._live[e.sequence.request_id], error) for e in batch.entries]
         self.scheduler.pace.note(batch.num_tokens, self._clock() - started)
-        self.scheduler.computed(batch)
+        pairs = zip(batch.entries, results, strict=True)
+        self.scheduler.computed(entry for entry, result in pairs if result.error is None)
         return self._collect(batch, results)
 
     def stats(self) -> EngineStats:

@@ -7,6 +7,8 @@ Which share either has depends on the machine, so neither is a setting.
 import sys
 
 MEMORY = 0.95  # of what is known, what stays after a step
+LEAST = 16  # tokens that prompts, or the less urgent alone, get always: single ones teach nothing
+OUTLIER = 4.0  # a step that took more times what was foretold was held up, and counts as so many
 SLOWDOWN = 0.25  # the most that less urgent tokens add to the time of a step, as a share
 STEP_S = 0.2  # of a step that someone waits for: prompts beside streams, the less urgent alone
 
@@ -22,24 +24,28 @@ class Pace:
 
     def note(self, num_tokens: int, seconds: float) -> None:
         """A step of `num_tokens` has taken `seconds`."""
+        if self._tokens and (foretold := self._predicted(num_tokens)) > 0.0:
+            seconds = min(seconds, OUTLIER * foretold)
         self._steps = 1.0 + MEMORY * (self._steps - 1.0) + 1.0
         self._tokens = MEMORY * self._tokens + num_tokens
         self._seconds = MEMORY * self._seconds + seconds
         self._squares = MEMORY * self._squares + num_tokens**2
         self._products = MEMORY * self._products + num_tokens * seconds
 
-    def prompt_room(self, num_streams: int) -> int:
-        """Tokens of prompts that may join as many streams' next ones, at least one.
+    def prompt_room(self, num_streams: int, num_prompts: int) -> int:
+        """Tokens that so many waiting prompts have in a step with so many streams.
 
-        The step takes `STEP_S`, or twice as long as without them where that is more.
+        The step takes `STEP_S`, or twice as long as the streams alone where that is more. Where
+        more prompts wait than there are streams, as many times as long: fewer wait for more.
         """
-        streams = self._predicted(num_streams)
-        return max(1, self._within(max(STEP_S - streams, streams)))
+        streams, share = self._predicted(num_streams), max(1.0, num_prompts / num_streams)
+        return max(LEAST, self._within(max(share * STEP_S - streams, streams)))
 
     def room(self, num_tokens: int) -> int:
         """Less urgent tokens that may join a step of `num_tokens` urgent ones, at least one."""
-        beside, alone = SLOWDOWN * self._predicted(num_tokens), STEP_S - self._predicted(0)
-        return max(1, self._within(beside if num_tokens else alone))
+        if num_tokens:
+            return max(1, self._within(SLOWDOWN * self._predicted(num_tokens)))
+        return max(LEAST, self._within(STEP_S - self._predicted(0)))
 
     def _within(self, seconds: float) -> int:
         slope = self._slope()

@@ -16,3 +16,8 @@ def put(sequences: list[Sequence], sequence: Sequence) -> None:
 def first_of(sequences: list[Sequence], priority: int) -> int:
     """Where those begin that are no more urgent than `priority`."""
     return bisect_left(sequences, priority, key=lambda each: each.priority)
+
+
+def of_priority(sequences: list[Sequence], priority: int) -> list[Sequence]:
+    """Those of just that priority."""
+    return sequences[first_of(sequences, priority) : first_of(sequences, priority + 1)]

@@ -15,7 +15,7 @@ A step has one composition in the weights at most. Of sequences in fused mode it
 whose turn it is (`turns.py`); the others keep their seats and pages meanwhile.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count
 
 from server.engine.block_manager import BlockManager
@@ -23,7 +23,7 @@ from server.engine.config import EngineConfig
 from server.engine.errors import QueueFull
 from server.engine.pace import Pace
 from server.engine.page_keys import extend_keys
-from server.engine.ranks import first_of, put
+from server.engine.ranks import first_of, of_priority, put
 from server.engine.room import Room
 from server.engine.scheduled import ScheduledBatch, ScheduledSequence
 from server.engine.sequence import LIVE, Sequence
@@ -94,18 +94,20 @@ class Scheduler:
         return entries
 
     def _room(self, priority: int, budget: int) -> Room:
-        own = self.running[first_of(self.running, priority) : first_of(self.running, priority + 1)]
-        streams = sum(s.num_uncomputed == 1 and self._turns.include(s) for s in own)
+        running, waiting = (of_priority(each, priority) for each in (self.running, self.waiting))
+        for sequence in running:
+            self._follow_rope_regime(sequence)
+        streams = sum(s.num_uncomputed == 1 and self._turns.include(s) for s in running)
         streams = min(streams, budget)
-        prompts = budget - streams
-        if streams and priority <= LIVE:
-            prompts = min(prompts, self.pace.prompt_room(streams))
-        return Room(streams, prompts)
+        seats = self.config.max_num_seqs - len(self.running)
+        prompts = len(running) - streams + min(len(waiting), seats)
+        room = self.pace.prompt_room(streams, prompts) if streams and priority <= LIVE else budget
+        return Room(streams, min(budget - streams, room))
 
-    def computed(self, batch: ScheduledBatch) -> None:
-        """The step has run: its tokens are in pages, and full pages can be found by key."""
+    def computed(self, entries: Iterable[ScheduledSequence]) -> None:
+        """Their tokens are in pages, and full pages can be found by key."""
         with self.blocks.lock:
-            for entry in batch.entries:
+            for entry in entries:
                 self._advance(entry.sequence, entry.known_end)
 
     def settle(self, entry: ScheduledSequence, num_accepted: int) -> None:
@@ -133,7 +135,6 @@ class Scheduler:
         position = first_of(self.running, priority)
         while position < first_of(self.running, priority + 1):
             sequence = self.running[position]
-            self._follow_rope_regime(sequence)
             num_tokens = room.take(sequence) if self._turns.include(sequence) else 0
             if not self._hold_pages(sequence, num_tokens):
                 break  # it preempted itself, the last one left

@@ -184,13 +184,18 @@ def test_a_switch_that_fails_fails_those_who_wanted_it_and_leaves_the_base(
         write(weight, places, values)
 
     monkeypatch.setattr(real.kernels, "write", failing)
-    requests = [fused("it", fusable[0]), plain("base", BASE), plain("other", fusable[1])]
+    it, again = (
+        request(name, range(5, 75), fusable[0], mode=Mode.FUSED, max_tokens=6, ignore_eos=True)
+        for name in ("it", "again")
+    )
+    requests = [it, plain("base", BASE), plain("other", fusable[1])]
     collected = run_to_end(engine, requests)
     assert isinstance(collected.last("it").error, StepFailed)
     for name in ("base", "other"):
         assert collected.last(name).finish_reason is FinishReason.LENGTH
-    again = run_to_end(engine, [fused("again", fusable[0])])
-    assert again.last("again").error is None
+    after = run_to_end(engine, [again]).last("again")
+    assert after.error is None
+    assert after.num_cached == 0, "pages of a step that failed hold nothing"
     assert finish(runner).switches == {FAILED: 1, REQUEST: 1}
 
 

@@ -39,6 +39,7 @@ class Played:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, broken: str = "") -> None:
         self.starts: list[tuple[str, tuple[str, ...]]] = []
         self.loads: list[Workload] = []
+        self.seeds: set[str] = set()  # since the last start
         self.up, self._broken = 0, broken
         monkeypatch.setattr(rounds, "started", self._started)
         monkeypatch.setattr(Side, "version", lambda side: "1")
@@ -50,11 +51,14 @@ class Played:
         self.starts.append((side.name, tuple(each.name for each in scenarios)))
         assert self.up == 0, "two servers up at once"
         self.up += 1
+        self.seeds.clear()
         yield self
         self.up -= 1
 
-    def play(self, workload: Workload, seed: int) -> Summary:
-        if seed >= 0:
+    def play(self, workload: Workload, seed: str) -> Summary:
+        if seed != "warm-up":
+            assert seed not in self.seeds, "prompts that a cache knows"
+            self.seeds.add(seed)
             self.loads.append(workload)
         return SUMMARY
 
