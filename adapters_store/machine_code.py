@@ -12,8 +12,10 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 from numba import njit
@@ -51,6 +53,16 @@ class _KeptCode(FunctionCache):  # type: ignore[misc]
         super().__init__(loop)
         sources = digest_of_sources(Path(loop.__code__.co_filename), loop.__module__, package)
         self._cache_file = IndexDataCacheFile(self._cache_path, self._impl.filename_base, sources)
+
+    @contextmanager
+    def _guard_against_spurious_io_errors(self) -> Iterator[None]:
+        """Around all reading and writing: what cannot be read or kept is compiled, nothing worse."""
+        try:
+            yield
+        except (OSError, EOFError, UnpicklingError) as error:
+            logging.getLogger(__name__).warning("compiled code at %s: %s", self._cache_path, error)
+            with suppress(OSError):
+                self._cache_file.flush()  # a damaged index would be as damaged next time
 
 
 @cache

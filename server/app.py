@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 import server
 from adapters_store.merging.warmup import warm_up as warm_up_merges
-from server.adapters.background import start_pool
+from server.adapters.background import in_passing, start_pool
 from server.adapters.merged import MergedAdapters
 from server.adapters.pins import PinnedNames
 from server.adapters.sources import PrototypesOf, Source
@@ -81,7 +81,7 @@ def create_app(settings: Settings, report: Report = logger.info) -> FastAPI:
 
     Raises SettingsConflict or ModelError where it cannot be served as asked.
     """
-    services = build_services(settings, report)
+    services = in_passing(lambda: build_services(settings, report))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -3,9 +3,13 @@
 import os
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
+
+Made = TypeVar("Made")
 
 
 def start_pool(name: str, workers: int, niceness: int = 0) -> ThreadPoolExecutor:
@@ -28,6 +32,17 @@ def start_pool(name: str, workers: int, niceness: int = 0) -> ThreadPoolExecutor
     started.wait()
     torch.set_num_threads(default)
     return pool
+
+
+def in_passing(make: Callable[[], Made]) -> Made:
+    """What `make` gives, computed by a thread that is gone afterwards, and its threads with it.
+
+    OpenMP keeps a team for each thread that ever computed in parallel. While teams together have
+    more threads than there are cores, all sleep between any two loops instead of waiting awake, and
+    the engine's steps take a third longer. So its own team is to be the only one that stays.
+    """
+    with ThreadPoolExecutor(1, "passing") as passing:
+        return passing.submit(make).result()
 
 
 def _stand_back(niceness: int) -> None:

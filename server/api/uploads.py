@@ -36,11 +36,11 @@ async def upload_adapter(
         result = await run_in_threadpool(
             store.ingest, path, name, metadata, signature=form.get("signature"), dry_run=dry_run
         )
-    effect = await run_in_threadpool(store.measure, result.adapter)
     if not dry_run:
         services.memory.keep(result.record.digest)
     if result.created and not dry_run:
         await services.pins.keep(name)
+    effect = await run_in_threadpool(store.measure, result.adapter)
     body = {**record_json(result.record), "effect": effect_json(effect)}
     return JSONResponse(body, status_code=201 if result.created and not dry_run else 200)
 

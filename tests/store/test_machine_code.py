@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from numba.core import config
-from numba.core.caching import CacheImpl, UserProvidedCacheLocator
+from numba.core.caching import CacheImpl, IndexDataCacheFile, UserProvidedCacheLocator
 
 from adapters_store.machine_code import PLACE, compile_and_keep, digest_of_sources, keep_in_need
 
@@ -97,6 +97,25 @@ def test_moved_checkout_compiles_nothing(package: Path, tmp_path: Path) -> None:
     for file in Path(moved).glob("*.py"):
         os.utime(file, (1, 1))
     assert run(Path(moved)) == (3, 0)
+
+
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+@pytest.mark.parametrize("damaged", [b"", b"no code"], ids=["empty", "foreign"])
+def test_damaged_code_is_made_anew_and_kept_again(package: Path, kind: str, damaged: bytes) -> None:
+    assert run(package) == (3, 2)
+    for file in package.rglob(f"*.{kind}"):
+        file.write_bytes(damaged)
+    assert run(package) == (3, 2)
+    assert run(package) == (3, 0)
+
+
+def test_a_full_disk_keeps_no_loop_from_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(IndexDataCacheFile, "save", full)
+    monkeypatch.setattr(IndexDataCacheFile, "flush", full)
+    assert compile_and_keep(_double, "nothing")(2) == 4
 
 
 @pytest.mark.parametrize("name", ["loops.py", "sums.py", "numbers.py"])
