@@ -56,7 +56,7 @@ class _KeptCode(FunctionCache):  # type: ignore[misc]
 
     @contextmanager
     def _guard_against_spurious_io_errors(self) -> Iterator[None]:
-        """Around all reading and writing: what cannot be read or kept is compiled, nothing worse."""
+        """Around all reading and writing: what cannot be read or kept is compiled, no worse."""
         try:
             yield
         except (OSError, EOFError, UnpicklingError) as error:
