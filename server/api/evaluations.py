@@ -166,7 +166,7 @@ def _index(field: str, name: str | None, known: list[str]) -> int | None:
 async def _events(
     job: JobRecord, evaluations: Evaluations, stopping: Stopping
 ) -> AsyncIterator[str]:
-    """An event for every change; a comment where nothing changes for long."""
+    """An event for every change but that of time; a comment where there is none for long."""
     told, told_at = None, time.monotonic()
     while not stopping.has_begun:
         job, event = await run_in_threadpool(_look, job.id, evaluations)
@@ -174,8 +174,8 @@ async def _events(
             yield sse(await run_in_threadpool(_shown, job, evaluations))
             yield DONE
             return
-        if event != told:
-            told, told_at = event, time.monotonic()
+        if (changed := (event["status"], event["rows"])) != told:
+            told, told_at = changed, time.monotonic()
             yield sse(event)
         elif time.monotonic() - told_at >= HEARTBEAT_S:
             told_at = time.monotonic()
