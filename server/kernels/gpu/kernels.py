@@ -12,6 +12,7 @@ from server.kernels.gpu.compiled import Kernel, is_interpreted
 from server.kernels.gpu.deltas import DeltaProducts
 from server.kernels.gpu.entries import has_entries, operand_entries
 from server.kernels.gpu.operands import GpuOperand, can_lay_out, laid_out_bytes, lay_out
+from server.kernels.gpu.places import put, take
 from server.kernels.gpu.rows import GATE_ROWS, NORM_ROWS, PLACE_HEADS
 from server.kernels.interface import DeltaBatch, Entries, Operand
 from server.kernels.reference import ReferenceKernels, fp32_product
@@ -46,6 +47,12 @@ class GpuKernels(ReferenceKernels):
     def entries(self, operand: Operand, weight: Tensor) -> Entries:
         assert isinstance(operand, GpuOperand), "asked of what cannot fuse"
         return operand_entries(operand, weight.shape[1])
+
+    def read(self, weight: Tensor, places: Tensor) -> Tensor:
+        return take(weight, places)
+
+    def write(self, weight: Tensor, places: Tensor, values: Tensor) -> None:
+        put(weight, places, values)
 
     def linear(self, x: Tensor, weight: Tensor, deltas: DeltaBatch | None) -> Tensor:
         if deltas is None:

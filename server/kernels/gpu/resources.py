@@ -10,6 +10,7 @@ import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -22,18 +23,12 @@ from triton.compiler import ASTSource
 from server.kernels.gpu.compiled import TYPES, Configuration, Kernel, is_interpreted
 from server.kernels.gpu.forms import KERNELS, Form
 from server.kernels.gpu.operands import Work
+from server.kernels.gpu.places import PUT_PLACES, TAKE_PLACES
 from server.kernels.gpu.rows import GATE_ROWS, NORM_ROWS, PLACE_HEADS
 from server.kernels.gpu.sums import ADD_PRODUCTS
 
 WARP_THREADS = 32
-# Of activations and of values. fp16 differs from bf16 in nothing but its instructions' names.
-DTYPES = (
-    (torch.bfloat16, torch.bfloat16),
-    (torch.bfloat16, torch.float32),
-    (torch.float32, torch.float32),
-    (torch.float32, torch.bfloat16),
-    (torch.float16, torch.float16),
-)
+DTYPES = tuple(product(TYPES, repeat=2))  # of activations and of values
 ALIGNED = [["tt.divisibility", 16]]  # what Triton finds out of tensors' addresses when it launches
 
 
@@ -80,9 +75,10 @@ def sources() -> Iterator[Source]:
     """Every kernel in each of its forms, each once."""
     made = (_delta_source(work, n, *own) for work in Work for n in _forms(work) for own in DTYPES)
     yield from {(source.name, source.activations): source for source in made}.values()
-    constants = {"INTERPRETED": is_interpreted()}
-    for kernel in (ADD_PRODUCTS, NORM_ROWS, GATE_ROWS, PLACE_HEADS):
+    for kernel in (ADD_PRODUCTS, NORM_ROWS, GATE_ROWS, PLACE_HEADS, TAKE_PLACES, PUT_PLACES):
         (configuration,) = kernel.configurations
+        rounds = "INTERPRETED" in kernel.function.arg_names
+        constants = {"INTERPRETED": is_interpreted()} if rounds else {}
         for activations in TYPES:
             name = kernel.function.__name__
             yield Source(name, kernel, configuration, _type_name(activations), constants)
