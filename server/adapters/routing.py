@@ -7,6 +7,7 @@ that change the layer at all. A bias beside a weight delta gets that delta's sha
 
 A row's shares are the same bits whatever other rows are computed beside it, on a CPU:
 nothing here is a matrix product, whose order of summation may depend on the number of rows.
+Nothing here waits for a device either: no shape and no choice of members depends on a number there.
 """
 
 from collections.abc import Container, Mapping
@@ -41,12 +42,13 @@ class Mixture:
 
         Members that leave the layer alone have a share that nobody reads.
         """
-        known = [i for i, member in enumerate(self.members) if layer in member.directions]
-        shares = x.new_full((len(self.members), len(x)), self._even(layer), dtype=torch.float32)
-        if known:
-            directions = torch.stack([self.members[i].directions[layer] for i in known])
-            shares[known] = arrow_shares(self.router, x.float(), directions).T
-        return shares
+        known = [own.directions[layer] for own in self.members if layer in own.directions]
+        even = x.new_full((len(x),), self._even(layer), dtype=torch.float32)
+        if not known:
+            return even.expand(len(self.members), -1)
+        found = iter(arrow_shares(self.router, x.float(), torch.stack(known)).unbind(-1))
+        shares = [next(found) if layer in own.directions else even for own in self.members]
+        return torch.stack(shares)
 
     def _even(self, layer: str) -> float:
         return 1 / max(1, sum(layer in member.layers for member in self.members))
