@@ -2,11 +2,11 @@
 
 A recorded step finds all that changes in device memory, at addresses that never do. So its deltas
 are no `DeltaBatch` of the moment: the kernels say how many numbers describe them, write them on
-the host, and are given them where the device reads them. Knows neither adapters nor batches.
+the host, and are told where the device has them. Knows neither adapters nor how a step is sent.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,46 +15,64 @@ from torch import Tensor
 from server.kernels.interface import DeltaBatch, Kernels, Operand
 
 Numbers = NDArray[np.int64]
+LayerOperands = Mapping[str, Sequence[Operand]]  # of one adapter, by linear layer
 
 
-class OperandTable(Protocol):
-    """Where kernels find the operands of one adapter, by layer."""
+class Capacity(NamedTuple):
+    """What a recorded step's buffers take."""
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes held on the device."""
+    tokens: int  # rows of the step
+    pairs: int  # (token, adapter) pairs
+    slots: int  # kinds of operand of each of the step's adapters, summed over them
+    products: int  # what an operand makes of a pair, each as wide as the widest layer
+    inner: int  # fp32 numbers between the factors of low-rank deltas
 
 
-class Segment(NamedTuple):
-    """The rows of a step that one adapter changes, ascending, and by how much each."""
+class BeyondCapacity(Exception):
+    """A step needs `needed` of `what`, where `capacity` is all there can be."""
 
-    table: OperandTable
-    rows: Sequence[int]
-    coefficients: Sequence[float]
+    def __init__(self, what: str, needed: object, capacity: object) -> None:
+        self.what, self.needed, self.capacity = what, needed, capacity
+        super().__init__(f"a recorded step has {capacity} {what}, and {needed} are needed")
 
 
 class StepDeltas(Protocol):
-    """The deltas of one recorded step, whose numbers of tokens and pairs are bounded."""
+    """The deltas of one recorded step."""
 
     @property
     def num_numbers(self) -> int:
         """How many numbers describe them, whatever they are."""
 
-    def write(self, numbers: Numbers, segments: Sequence[Segment]) -> bool:
-        """Describe segments, in digest order, in `numbers [num_numbers]` of the host.
+    def write(
+        self,
+        numbers: Numbers,
+        operands: Sequence[LayerOperands],
+        offsets: Sequence[int],
+        tokens: Tensor,
+        coefficients: Tensor,
+    ) -> None:
+        """Describe segments in `numbers [num_numbers]`, on the host, as `DeltaBatch` has them.
 
-        False where they are more than the step was recorded for.
+        `operands` are those of every segment's adapter. Raises BeyondCapacity.
         """
 
-    def place(self, numbers: Tensor) -> Mapping[str, DeltaBatch]:
-        """By linear layer, what `linear` takes that finds them in `numbers`, of the device."""
+    def place(self, numbers: Tensor) -> None:
+        """From now on the device reads `numbers [num_numbers]`, in its own memory."""
+
+    def layer(self, name: str) -> DeltaBatch:
+        """What `linear` takes for a layer; for rows of the step, all of them."""
 
 
+@runtime_checkable
 class RecordableKernels(Kernels, Protocol):
-    """Kernels that neither wait for the device nor read a step from the host, if it has tables."""
+    """Kernels that, given `StepDeltas`, neither wait for the device nor read of a step's host."""
 
-    def tabulate(self, operands: Mapping[str, tuple[Operand, ...]]) -> OperandTable | None:
-        """A table of an adapter's operands; None where it must be computed unrecorded."""
+    def needs(
+        self, operands: Sequence[LayerOperands], offsets: Sequence[int], num_tokens: int
+    ) -> tuple[Capacity, frozenset[Hashable]]:
+        """What a step takes, and the kinds of its operands. Raises BeyondCapacity if never."""
 
-    def step_deltas(self, max_tokens: int, max_pairs: int) -> StepDeltas:
-        """For recorded steps of so many tokens and (token, adapter) pairs."""
+    def step_deltas(
+        self, layers: Mapping[str, int], capacity: Capacity, kinds: frozenset[Hashable]
+    ) -> StepDeltas:
+        """For recorded steps; `layers` have so many rows each."""
