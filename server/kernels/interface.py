@@ -56,10 +56,7 @@ class AttentionBatch:
     context_lengths: Sequence[int]  # [S], tokens of each sequence after this step
     block_tables: Tensor  # [S, max pages] int64 page ids, in order
     slots: Tensor  # [T] int64: page * L + offset, where each token's key and value go
-    # The first two once more, in device memory, for kernels that read them there. A recorded step
-    # has others there each time, and then those of the host are not to be read.
-    starts: Tensor | None = None  # [S + 1] int64, the query offsets
-    lengths: Tensor | None = None  # [S] int64, the context lengths
+    work: Tensor | None = None  # [n] int64, what kernels that list it ahead make of the first two
 
 
 class LogitSummary(NamedTuple):

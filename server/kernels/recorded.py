@@ -63,9 +63,34 @@ class StepDeltas(Protocol):
         """What `linear` takes for a layer; for rows of the step, all of them."""
 
 
+class AttentionShape(NamedTuple):
+    """What attention's list depends on beside the sequences."""
+
+    group: int  # query heads of a key head
+    sliding_window: int | None
+
+
 @runtime_checkable
 class RecordableKernels(Kernels, Protocol):
-    """Kernels that, given `StepDeltas`, neither wait for the device nor read of a step's host."""
+    """Kernels that, given such lists, neither wait for the device nor read of a step's host.
+
+    The tokens and coefficients of every `DeltaBatch` that they are given lie on the host.
+    """
+
+    def attention_numbers(self, max_tokens: int, shape: AttentionShape) -> int:
+        """How many numbers list the attention of a step of up to so many tokens."""
+
+    def list_attention(
+        self,
+        numbers: Numbers,
+        query_offsets: Sequence[int],
+        context_lengths: Sequence[int],
+        shape: AttentionShape,
+    ) -> None:
+        """List it in `numbers`, on the host, for `AttentionBatch.work`; the same for all layers.
+
+        Rows of the step behind the last offset are padding: nobody reads what they get.
+        """
 
     def needs(
         self, operands: Sequence[LayerOperands], offsets: Sequence[int], num_tokens: int

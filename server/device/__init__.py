@@ -1,0 +1,1 @@
+"""What computes: its memory, streams, events, recordings. Knows nothing of models or adapters."""

@@ -1,0 +1,59 @@
+"""Which device there is to compute on, or why there is none, before anything is loaded.
+
+torch says why CUDA does not work only when it is made to start; `is_available` just says no.
+"""
+
+from importlib.util import find_spec
+from typing import Protocol
+
+import torch
+
+from server.device.cuda import CudaDevice
+from server.device.errors import DeviceUnusable
+
+OLDEST = (8, 0)  # compute capability that the kernels are compiled for: bf16 and its products
+ON_CPU = "serve on a CPU with --device cpu"
+
+
+class Cuda(Protocol):
+    """What is asked of `torch.cuda`."""
+
+    def init(self) -> None: ...
+    def device_count(self) -> int: ...
+    def current_device(self) -> int: ...
+    def get_device_name(self, device: int) -> str: ...
+    def get_device_capability(self, device: int) -> tuple[int, int]: ...
+
+
+def find_gpu(cuda: Cuda = torch.cuda, build: str | None = torch.version.cuda) -> CudaDevice:
+    """The current GPU, of a torch made for the CUDA version `build`. Raises DeviceUnusable."""
+    if build is None:
+        reason = f"this torch ({torch.__version__}) is a build without CUDA"
+        raise DeviceUnusable(reason, f"install one with CUDA, or {ON_CPU}")
+    try:
+        cuda.init()
+    except (AssertionError, RuntimeError) as error:
+        raise DeviceUnusable(
+            _said(error, build), f"see what nvidia-smi says, or {ON_CPU}"
+        ) from error
+    if cuda.device_count() == 0:
+        raise DeviceUnusable("torch sees no GPU", f"see what nvidia-smi says, or {ON_CPU}")
+    index = cuda.current_device()
+    name, capability = cuda.get_device_name(index), cuda.get_device_capability(index)
+    if capability < OLDEST:
+        needed, own = (".".join(map(str, version)) for version in (OLDEST, capability))
+        reason = f"{name} has compute capability {own}, and the kernels need {needed} or later"
+        raise DeviceUnusable(reason, ON_CPU)
+    return CudaDevice(name, torch.device("cuda", index))
+
+
+def require_triton() -> None:
+    """Raises DeviceUnusable where the compiler of the GPU's kernels is not installed."""
+    if find_spec("triton") is None:
+        raise DeviceUnusable("Triton is not installed", "install intarsia[gpu], or " + ON_CPU)
+
+
+def _said(error: Exception, build: str) -> str:
+    """What torch says, of which the first sentence is the cause."""
+    cause = str(error).strip().splitlines()[0].split(". ")[0].removesuffix(".")
+    return f"CUDA {build} does not start: {cause}"
