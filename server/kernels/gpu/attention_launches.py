@@ -1,0 +1,82 @@
+"""Paged attention as launches: two of tiles, narrow and wide, and one of merges.
+
+Grids are as large as the device and scratch follows the tokens of a step, padding too; nothing
+depends on contexts, and nothing waits for the device. So the launches of a step that has no more
+than one token of each sequence can be recorded and do another step's work later.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from server.kernels.gpu.attention import ATTEND, MERGE
+from server.kernels.gpu.attention_list import most_pieces
+from server.kernels.gpu.compiled import is_interpreted
+
+UNLIMITED = 2**31 - 1  # a window beyond any context
+RUN_NUMBERS = 16  # of a run, where pages and heads have as many
+LEAST_DEPTH = 16  # of a product of matrices
+
+
+@dataclass(frozen=True, slots=True)
+class PagedAttention:
+    """The kernels of attention on one device."""
+
+    num_programs: int  # of every grid
+
+    def attend(
+        self,
+        query: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        block_tables: Tensor,
+        work: Tensor,
+        *,
+        scale: float,
+        window: int | None,
+        has_wide: bool,
+    ) -> Tensor:
+        """Attention of `query [T, H, D]` as the list `work` has it; rows of no tile are not set.
+
+        Within a page, keys lie as `[K, D, L]` and values as `[K, L, D]`. `work` is numbers of
+        `list_attention` on the device, for at most T tokens, and whatever lies behind them;
+        without `has_wide`, they have no wide tiles.
+        """
+        query = query.contiguous()
+        output = query.new_empty(query.shape, dtype=query.dtype)
+        _, num_heads, size = query.shape
+        pieces = most_pieces(len(query))
+        sums = query.new_empty((pieces, num_heads, size), dtype=torch.float32)
+        tops = query.new_empty((pieces, num_heads, 2), dtype=torch.float32)
+        tensors = (output, sums, tops, query, key_cache, value_cache, block_tables, work)
+        numbers = (scale * math.log2(math.e), UNLIMITED if window is None else window)
+        shape = (num_heads, key_cache.shape[2], key_cache.shape[1].bit_length() - 1)
+        strides = (*block_tables.stride(), *_strides(key_cache, value_cache))
+        constants = _constants(size)
+        run = math.gcd(RUN_NUMBERS, key_cache.shape[1], size)
+        for configuration in ATTEND.configurations[: 1 + has_wide]:
+            arguments = (*tensors, *numbers, *shape, *strides)
+            ATTEND.launch((self.num_programs,), configuration, *arguments, **constants, RUN=run)
+        (configuration,) = MERGE.configurations
+        arguments = (output, sums, tops, work, num_heads)
+        MERGE.launch((self.num_programs,), configuration, *arguments, **constants)
+        return output
+
+
+def scratch_bytes(num_tokens: int, num_heads: int, size: int) -> int:
+    """Bytes that `attend` allocates for a step of `num_tokens` tokens, beside its output."""
+    return 4 * most_pieces(num_tokens) * num_heads * (size + 2)
+
+
+def _strides(keys: Tensor, values: Tensor) -> tuple[int, ...]:
+    key_page, key_slot, key_head, key_number = keys.stride()
+    value_page, value_slot, value_head, value_number = values.stride()
+    assert key_slot == value_number == 1, "keys lie token by token, values number by number"
+    return key_page, key_head, key_number, value_page, value_head, value_slot
+
+
+def _constants(size: int) -> dict[str, int | bool]:
+    depth = max(LEAST_DEPTH, 1 << (size - 1).bit_length())
+    return {"INTERPRETED": is_interpreted(), "SIZE": size, "DEPTH": depth}
