@@ -22,33 +22,28 @@ ComposedRows = tuple[int, int, list[tuple[ResidentAdapter, float]]]  # first row
 
 
 def build_step(
-    batch: ScheduledBatch,
-    page_size: int,
-    find_adapter: FindAdapter,
-    device: torch.device,
-    fused: Fused = UNFUSED,
+    batch: ScheduledBatch, page_size: int, pairs: TokenPairs | None, device: torch.device
 ) -> Step:
-    """Concatenate the batch's chunks; `find_adapter` gives what is resident by its digest.
-
-    Tokens of the composition that is `fused` have no pairs; all others have its corrections too.
-    """
+    """Concatenate the batch's chunks; `pairs` are its `token_pairs`."""
     positions = torch.tensor([p for e in batch.entries for p in range(e.start, e.end)])
     tokens = torch.tensor([token for entry in batch.entries for token in entry.token_ids])
-    wanted = [row.row for row in logit_rows(batch)]
+    rows = [row.row for row in logit_rows(batch)]
     lengths = torch.tensor([entry.num_tokens for entry in batch.entries])
     regimes = torch.tensor([entry.sequence.rope_regime for entry in batch.entries])
+    wanted = None if len(rows) == len(tokens) else _indices(rows)
     return Step(
         token_ids=tokens.to(device),
         positions=positions.to(device),
         rope_regimes=regimes.repeat_interleave(lengths).to(device),
         attention=_attention(batch, page_size, device),
-        pairs=_pairs(batch, find_adapter, device, fused),
-        wanted=_indices(wanted, device) if len(wanted) < len(tokens) else None,
+        pairs=pairs,
+        wanted=None if wanted is None else wanted.to(device),
+        wanted_pairs=pairs if pairs is None or wanted is None else pairs.select(wanted),
     )
 
 
-def _indices(rows: list[int], device: torch.device) -> Tensor:
-    return torch.tensor(rows, dtype=torch.int64, device=device)
+def _indices(rows: list[int]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.int64)
 
 
 def _attention(batch: ScheduledBatch, page_size: int, device: torch.device) -> AttentionBatch:
@@ -59,7 +54,7 @@ def _attention(batch: ScheduledBatch, page_size: int, device: torch.device) -> A
         for place in range(entry.start, entry.end)
     ]
     return AttentionBatch(
-        query_offsets=_offsets(batch),
+        query_offsets=query_offsets(batch),
         context_lengths=[entry.end for entry in batch.entries],
         block_tables=_block_tables(batch).to(device),
         slots=torch.tensor(slots, device=device),
@@ -75,16 +70,24 @@ def _block_tables(batch: ScheduledBatch) -> Tensor:
     return torch.from_numpy(tables)
 
 
-def _offsets(batch: ScheduledBatch) -> list[int]:
+def query_offsets(batch: ScheduledBatch) -> list[int]:
+    """Rows of the step that belong to each entry, `[S + 1]`."""
     return list(accumulate((entry.num_tokens for entry in batch.entries), initial=0))
 
 
-def _pairs(
-    batch: ScheduledBatch, find_adapter: FindAdapter, device: torch.device, fused: Fused
+def token_pairs(
+    batch: ScheduledBatch,
+    find_adapter: FindAdapter,
+    device: torch.device,
+    fused: Fused = UNFUSED,
 ) -> TokenPairs | None:
+    """Who takes how much of what; `find_adapter` gives what is resident by its digest.
+
+    Tokens of the composition that is `fused` have no pairs; all others have its corrections too.
+    """
     ranges: list[ComposedRows] = []
     routed: dict[tuple[ArrowRouter, Composition], list[int]] = defaultdict(list)
-    for row, entry in zip(_offsets(batch), batch.entries, strict=False):
+    for row, entry in zip(query_offsets(batch), batch.entries, strict=False):
         for length, composition in entry.sequence.composition_runs(entry.start, entry.end):
             if composition != fused.composition:
                 members = _members(composition, find_adapter)
@@ -131,7 +134,7 @@ class LogitRow:
 
 def logit_rows(batch: ScheduledBatch) -> list[LogitRow]:
     """Rows that need logits, in order: of a sequence with drafts, one to sample after each."""
-    offsets = _offsets(batch)
+    offsets = query_offsets(batch)
     return [
         LogitRow(entry, first + position - entry.start, position, samples)
         for first, entry in zip(offsets, batch.entries, strict=False)

@@ -8,9 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from server.adapters.delta import ResidentAdapter
+from server.adapters.delta import ResidentAdapter, TokenPairs
 from server.adapters.fused import UNFUSED, Fused
-from server.engine.batch import LogitRow, build_step, logit_rows
+from server.engine.batch import LogitRow, build_step, logit_rows, token_pairs
 from server.engine.fuser import Fuser
 from server.engine.sampler import LogitsRow, SampledToken, rows_of, sample, token_logprobs
 from server.engine.scheduled import ScheduledBatch
@@ -81,7 +81,8 @@ class ModelRunner:
         ]
 
     def _run(self, batch: ScheduledBatch, fused: Fused) -> list[EntryResult]:
-        step = build_step(batch, self.page_size, self.resident, self.device, fused)
+        pairs = token_pairs(batch, self.resident, self.device, fused)
+        step = build_step(batch, self.page_size, pairs, self.device)
         hidden = self.model.forward(step, self.cache)
         results = {id(entry): EntryResult() for entry in batch.entries}
         rows = logit_rows(batch)
@@ -95,10 +96,11 @@ class ModelRunner:
 
     def _logits(self, hidden: Tensor, step: Step, rows: Seq[LogitRow]) -> Tensor:
         """Of `rows`, whose hidden states are given."""
-        if step.pairs is None:
-            return self.model.logits(hidden, None)
-        indices = torch.tensor([row.row for row in rows], device=hidden.device)
-        return self.model.logits(hidden, step.pairs.select(indices))
+        pairs = step.wanted_pairs
+        if isinstance(pairs, TokenPairs) and len(rows) < step.num_wanted:
+            assert isinstance(step.pairs, TokenPairs)
+            pairs = step.pairs.select(torch.tensor([row.row for row in rows]))
+        return self.model.logits(hidden, pairs)
 
     def _read(self, logits: LogitsRow, row: LogitRow, result: EntryResult) -> None:
         """Read one row of logits; a row that cannot be read fails its own request only."""

@@ -7,11 +7,10 @@ operation is the kernels'; this file says in which order they come.
 
 from torch import Tensor
 
-from server.adapters.delta import TokenPairs
 from server.kernels.interface import Kernels
 from server.model.config import ModelConfig
 from server.model.kv_cache import KVCache
-from server.model.step import Step
+from server.model.step import Step, StepPairs
 from server.model.weights import HEAD, LayerWeights, Weights
 
 
@@ -22,6 +21,7 @@ class Phi3:
         self.config = config
         self.weights = weights
         self.kernels = kernels
+        self._rope = config.rope.on(weights.embed.device)
 
     def fusable_weights(self) -> dict[str, Tensor]:
         """Weights of linear layers that an adapter may be written into, by name: all but a tied
@@ -37,20 +37,20 @@ class Phi3:
         The keys and values of all its tokens go to `cache`.
         """
         hidden, pairs = self.kernels.embed(step.token_ids, self.weights.embed), step.pairs
-        rope = self.config.rope.cos_sin(step.positions, step.rope_regimes, hidden.dtype)
+        rope = self._rope.cos_sin(step.positions, step.rope_regimes, hidden.dtype)
         last = len(self.weights.layers) - 1
         for index, layer in enumerate(self.weights.layers):
             normed = self._norm(hidden, layer.input_norm)
             mixed = self._attention(index, layer, normed, rope, step, cache)
             if index == last and step.wanted is not None:  # nobody reads the others from here on
                 hidden, mixed = hidden[step.wanted], mixed[step.wanted]
-                pairs = None if pairs is None else pairs.select(step.wanted)
+                pairs = step.wanted_pairs
             hidden = hidden + self._linear(index, "self_attn.o_proj", layer.o, mixed, pairs)
             normed = self._norm(hidden, layer.post_norm)
             hidden = hidden + self._mlp(index, layer, normed, pairs)
         return self._norm(hidden, self.weights.norm)
 
-    def logits(self, hidden: Tensor, pairs: TokenPairs | None) -> Tensor:
+    def logits(self, hidden: Tensor, pairs: StepPairs | None) -> Tensor:
         """fp32 logits `[n, vocab]` of `hidden [n, hidden]`; `pairs` are those of these n rows."""
         deltas = None if pairs is None else pairs.for_layer("lm_head", hidden)
         return self.kernels.linear(hidden, self.weights.lm_head, deltas).float()
@@ -80,13 +80,13 @@ class Phi3:
         )
         return mixed.flatten(1)
 
-    def _mlp(self, index: int, layer: LayerWeights, x: Tensor, pairs: TokenPairs | None) -> Tensor:
+    def _mlp(self, index: int, layer: LayerWeights, x: Tensor, pairs: StepPairs | None) -> Tensor:
         gate_up = self._linear(index, "mlp.gate_up_proj", layer.gate_up, x, pairs)
         gated = self.kernels.silu_gate(gate_up)
         return self._linear(index, "mlp.down_proj", layer.down, gated, pairs)
 
     def _linear(
-        self, index: int, suffix: str, weight: Tensor, x: Tensor, pairs: TokenPairs | None
+        self, index: int, suffix: str, weight: Tensor, x: Tensor, pairs: StepPairs | None
     ) -> Tensor:
         name = f"model.layers.{index}.{suffix}"
         deltas = None if pairs is None else pairs.for_layer(name, x)

@@ -46,16 +46,27 @@ class RopeConfig:
             return SHORT
         return LONG
 
+    def on(self, device: torch.device | str) -> "RopeTable":
+        """The regimes in the memory of a device."""
+        inv_freq = torch.stack([regime.inv_freq for regime in self.regimes])
+        scaling = torch.tensor([regime.scaling for regime in self.regimes])
+        return RopeTable(inv_freq.to(device), scaling.to(device))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RopeTable:
+    """The frequencies of R regimes, where positions are."""
+
+    inv_freq: Tensor  # [R, rotary_dim / 2] fp32
+    scaling: Tensor  # [R] fp32
+
     def cos_sin(
         self, positions: Tensor, regimes: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         """cos and sin `[T, rotary_dim]` of each token, from its position and regime, both `[T]`."""
-        device = positions.device
-        inv_freq = torch.stack([r.inv_freq for r in self.regimes]).to(device)
-        scaling = torch.tensor([r.scaling for r in self.regimes], device=device)
-        angles = positions[:, None].float() * inv_freq[regimes]
+        angles = positions[:, None].float() * self.inv_freq[regimes]
         angles = torch.cat((angles, angles), dim=-1)
-        factor = scaling[regimes][:, None]
+        factor = self.scaling[regimes][:, None]
         return (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)
 
 

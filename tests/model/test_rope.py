@@ -31,7 +31,7 @@ def test_cos_and_sin_are_those_of_transformers_to_the_bit(
     rotary = ROTARY_EMBEDDINGS[config.model_type](config)
     cos, sin = rotary(torch.zeros(1, dtype=dtype), positions[None])
     rope = rope_config(config)
-    ours = rope.cos_sin(positions, torch.full((num_tokens,), rope.regime(num_tokens)), dtype)
+    ours = rope.on("cpu").cos_sin(positions, torch.full((num_tokens,), rope.regime(num_tokens)), dtype)
     assert torch.equal(ours[0], cos[0])
     assert torch.equal(ours[1], sin[0])
 
@@ -45,9 +45,9 @@ def test_regime_is_short_up_to_and_including_the_original_length() -> None:
 def test_tokens_of_both_regimes_share_a_step() -> None:
     rope = rope_config(VARIATIONS["phi4-mini"]())
     positions = torch.tensor([3, 3])
-    mixed, _ = rope.cos_sin(positions, torch.tensor([SHORT, LONG]), torch.float32)
+    mixed, _ = rope.on("cpu").cos_sin(positions, torch.tensor([SHORT, LONG]), torch.float32)
     for row, regime in enumerate((SHORT, LONG)):
-        alone, _ = rope.cos_sin(positions[:1], torch.tensor([regime]), torch.float32)
+        alone, _ = rope.on("cpu").cos_sin(positions[:1], torch.tensor([regime]), torch.float32)
         assert torch.equal(mixed[row], alone[0])
     assert not torch.equal(mixed[0], mixed[1])
 
