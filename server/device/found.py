@@ -13,6 +13,7 @@ from server.device.errors import DeviceUnusable
 
 OLDEST = (8, 0)  # compute capability that the kernels are compiled for: bf16 and its products
 ON_CPU = "serve on a CPU with --device cpu"
+ASK_DRIVER = f"see what nvidia-smi says, or {ON_CPU}"
 
 
 class Cuda(Protocol):
@@ -33,11 +34,9 @@ def find_gpu(cuda: Cuda = torch.cuda, build: str | None = torch.version.cuda) ->
     try:
         cuda.init()
     except (AssertionError, RuntimeError) as error:
-        raise DeviceUnusable(
-            _said(error, build), f"see what nvidia-smi says, or {ON_CPU}"
-        ) from error
+        raise DeviceUnusable(_said(error, build), ASK_DRIVER) from error
     if cuda.device_count() == 0:
-        raise DeviceUnusable("torch sees no GPU", f"see what nvidia-smi says, or {ON_CPU}")
+        raise DeviceUnusable("torch sees no GPU", ASK_DRIVER)
     index = cuda.current_device()
     name, capability = cuda.get_device_name(index), cuda.get_device_capability(index)
     if capability < OLDEST:

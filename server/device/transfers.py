@@ -8,18 +8,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from server.device.interface import Device, Event, Stream
+from server.device.interface import Device, Stream
 
-STAGED_BYTES = 8 << 20  # of each of the two halves that uploads go through
+ALIGNMENT = 16  # numbers of 8 bytes: a line of a cache
 
 
 def send(device: Device, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Copies on `device` of int64 tensors of the host, soon; nobody waits for them."""
-    sizes = [tensor.numel() for tensor in tensors]
+    sizes = [aligned(tensor.numel()) for tensor in tensors]
     packed = device.pinned(sum(sizes), torch.int64)
-    torch.cat([tensor.reshape(-1) for tensor in tensors], out=packed)
-    sent = packed.to(device.place, non_blocking=True).split(sizes)
-    return [own.view(tensor.shape) for own, tensor in zip(sent, tensors, strict=True)]
+    for into, tensor in zip(packed.split(sizes), tensors, strict=True):
+        into[: tensor.numel()] = tensor.reshape(-1)
+    sent = packed.to(device.place, non_blocking=True, copy=True).split(sizes)
+    return [own[: t.numel()].view(t.shape) for own, t in zip(sent, tensors, strict=True)]
+
+
+def aligned(count: int) -> int:
+    """Numbers of 8 bytes, so many or a few more, behind which another array may begin."""
+    return -(-count // ALIGNMENT) * ALIGNMENT
 
 
 class Landing:
@@ -38,20 +44,3 @@ class Landing:
         landed.copy_(numbers, non_blocking=True)
         self._stream.mark().wait()
         return landed
-
-
-class _Half:
-    """Pinned memory, and the end of the copy that last went through it."""
-
-    def __init__(self, device: Device, num_bytes: int) -> None:
-        self.memory = device.pinned(num_bytes, torch.uint8)
-        self.read: Event | None = None
-
-
-class Uploads:
-    """Copies to a device in a stream of their own, beside what it computes. For one thread."""
-
-    def __init__(self, device: Device, staged_bytes: int = STAGED_BYTES) -> None:
-        self._place = device.place
-        self._stream = device.stream()
-        self._halves = [_Half(device, staged_bytes) for _ in range(2)]
