@@ -24,7 +24,10 @@ NUCLEUS_GUESS = 512  # likeliest tokens looked at before a whole vocabulary is s
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LogitsRow:
-    """Logits `[vocab]` in fp32, and their summary (`LogitSummary`)."""
+    """Logits `[vocab]` in fp32, and their summary (`LogitSummary`).
+
+    Logits that nobody reads (`reads_logits`) may be missing: `[0]`.
+    """
 
     logits: Tensor
     best: int
@@ -100,6 +103,12 @@ def _likeliest_logprobs(row: LogitsRow, num_top: int) -> tuple[tuple[int, float]
     values, ids = torch.topk(row.logits, num_top)
     logprobs = (value - row.highest - row.log_sum for value in values.tolist())
     return tuple(zip(ids.tolist(), logprobs, strict=True))
+
+
+def reads_logits(sampling: SamplingParams, num_output: int) -> bool:
+    """Whether choosing the token after `num_output` reads more of a row than its summary."""
+    is_plain = sampling.is_greedy and sampling.logprobs is None
+    return not is_plain or _is_adjusted(sampling, num_output)
 
 
 def _is_adjusted(sampling: SamplingParams, num_output: int) -> bool:
