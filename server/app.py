@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +19,7 @@ from adapters_store.merging.warmup import warm_up as warm_up_merges
 from server.adapters.background import in_passing, start_pool
 from server.adapters.merged import MergedAdapters
 from server.adapters.pins import PinnedNames
-from server.adapters.sources import PrototypesOf, Source
+from server.adapters.sources import JournalOf, PrototypesOf, Source
 from server.api import (
     adapters,
     aliases,
@@ -182,12 +182,21 @@ def build_services(settings: Settings, report: Report) -> Services:
         ),
         engine=engine,
         mode=runtime.mode,
+        journals=_journals(runtime),
         refusal=runtime.fuser.refusal if runtime.fuser is not None else lambda composition: None,
         stopping=Stopping(),
         metrics=RequestMetrics(registry),
         render_metrics=lambda: render(registry),
         description=_description(base_name, runtime),
     )
+
+
+def _journals(runtime: Runtime) -> Callable[[Sequence[Source]], tuple[Source, ...]]:
+    """Makes the sources of room for journals, by adapter; none where nothing ever fuses."""
+    fuser, fetch = runtime.fuser, runtime.memory.host.fetch
+    if fuser is None:
+        return lambda adapters: ()
+    return lambda adapters: tuple(JournalOf(own, fetch, fuser.journal_bytes) for own in adapters)
 
 
 def _asking_back(fuser: Fuser, engine: EngineLoop) -> Callable[[str], None]:

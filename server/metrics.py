@@ -163,6 +163,11 @@ class FusedCollector:
         )
         fused.add_metric(["+".join(now.digests) or "base"], 1)
         yield fused
+        yield GaugeMetricFamily(
+            "intarsia_fused_journal_bytes",
+            "What leads back to the base; its room is part of the device's adapter bytes",
+            self._fuser.journal_bytes_held,
+        )
 
 
 @dataclass(slots=True, eq=False)

@@ -17,6 +17,15 @@ class AdapterLease:
         self._release: Callable[[], None] | None = release
         self._lock = threading.Lock()
 
+    def after(self, act: Callable[[], None]) -> "AdapterLease":
+        """This lease, once `act` has been done; what that raises ends the lease."""
+        try:
+            act()
+        except BaseException:
+            self.release()
+            raise
+        return self
+
     def release(self) -> None:
         with self._lock:
             release, self._release = self._release, None  # which would keep the adapters alive

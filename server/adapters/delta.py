@@ -5,40 +5,49 @@ operand holds (the kernels do), nor how a router chooses, nor when an adapter co
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain
 
 import torch
 from torch import Tensor
 
-from adapters_store.adapter import SparseAdapter
+from server.adapters.journals import JournalRoom, changed_entries
 from server.adapters.prototypes import Prototypes
 from server.adapters.routing import Mixture
+from server.adapters.sources import Loaded
+from server.device.uploads import Arrival
 from server.kernels.interface import DeltaBatch, Kernels, Operand
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ResidentAdapter:
-    """An adapter in the memory of the device that computes, or an adapter's prototypes."""
+    """An adapter on the device that computes, its prototypes, or room for its journal."""
 
     digest: str
     operands: Mapping[str, tuple[Operand, ...]]  # by linear layer; untouched layers are absent
     num_bytes: int
     directions: Mapping[str, Tensor] = field(default_factory=dict)  # of prototypes, by layer
+    entries: Mapping[str, int] = field(default_factory=dict)  # changed one by one, by layer
+    arrival: Arrival | None = None  # None: it is there
 
 
-def resident_bytes(loaded: SparseAdapter | Prototypes, kernels: Kernels) -> int:
+def resident_bytes(loaded: Loaded, kernels: Kernels) -> int:
     """Bytes of `loaded` on the device, known before it is laid out."""
+    if isinstance(loaded, JournalRoom):
+        return loaded.device_bytes
     if isinstance(loaded, Prototypes):
         return loaded.num_bytes
     return sum(kernels.operand_bytes(delta) for delta in loaded.deltas)
 
 
-def make_resident(
-    digest: str, loaded: SparseAdapter | Prototypes, kernels: Kernels
-) -> ResidentAdapter:
+MakeResident = Callable[[str, Loaded, Kernels], "ResidentAdapter"]
+
+
+def make_resident(digest: str, loaded: Loaded, kernels: Kernels) -> ResidentAdapter:
     """Lay out `loaded` for `kernels`, on their device, to be known by `digest`."""
+    if isinstance(loaded, JournalRoom):
+        return ResidentAdapter(digest, {}, loaded.device_bytes)
     if isinstance(loaded, Prototypes):
         placed = {layer: v.to(kernels.device) for layer, v in loaded.directions.items()}
         return ResidentAdapter(digest, {}, loaded.num_bytes, placed)
@@ -46,7 +55,7 @@ def make_resident(
     for delta in loaded.deltas:
         operands[delta.layer] = (*operands.get(delta.layer, ()), kernels.operand(delta))
     num_bytes = sum(operand.num_bytes for operand in chain(*operands.values()))
-    return ResidentAdapter(digest, operands, num_bytes)
+    return ResidentAdapter(digest, operands, num_bytes, entries=changed_entries(loaded))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,9 +96,11 @@ class TokenPairs:
             return None
         if not self.routed:
             return DeltaBatch(operands, self.offsets, self.tokens, self.coefficients)
-        coefficients = self.coefficients.clone()
+        coefficients = self.coefficients.to(x.device, copy=True)  # where shares come from
         for own in self.routed:
             coefficients[own.places] *= own.mixture.shares(name, x[own.rows])
+        if x.device.type != "cpu":  # a choice by numbers of a device would wait for them
+            return DeltaBatch(operands, self.offsets, self.tokens, coefficients)
         # Whom a router's top_k leaves out costs no product.
         is_kept = coefficients != 0.0
         offsets = _kept_offsets(self.offsets, is_kept)
@@ -97,6 +108,7 @@ class TokenPairs:
 
     def select(self, rows: Tensor) -> "TokenPairs | None":
         """The pairs of the step's rows `rows` (ascending), their tokens now positions in `rows`."""
+        rows = rows.to(self.tokens.device)
         is_kept = torch.isin(self.tokens, rows)
         offsets = _kept_offsets(self.offsets, is_kept)
         if offsets[-1] == 0:

@@ -11,8 +11,9 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from server.adapters.delta import ResidentAdapter
-from server.adapters.errors import AdapterMemoryFull
+from server.adapters.errors import AdapterMemoryFull, NoRoomToFuse
 from server.adapters.host import TierCounts
+from server.adapters.journals import is_journal, journal_id
 from server.adapters.room import DeviceRoom, OwnRoom
 
 
@@ -53,8 +54,8 @@ class DeviceAdapters:
     @property
     def num_pins(self) -> int:
         """Leases that end with a request, summed over adapters; may be asked without the lock."""
-        entries = list(self._entries.values())
-        return sum(entry.pins - entry.holds - entry.in_weights for entry in entries)
+        adapters = [e for e in list(self._entries.values()) if not is_journal(e.digest)]
+        return sum(entry.pins - entry.holds - entry.in_weights for entry in adapters)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -79,13 +80,20 @@ class DeviceAdapters:
             entry.pins -= 1
             entry.holds -= hold
             assert entry.pins >= entry.holds >= 0, f"{entry.digest} has no pin to be taken back"
+        self._drop_idle_journals(entries)
 
-    def pin_in_weights(self, digests: Sequence[str]) -> list[DeviceEntry]:
-        """The entries of what is pinned already, kept for as long as it is fused."""
-        entries = [self._entries[digest] for digest in digests if digest in self._entries]
-        assert len(entries) == len(digests), "fused without a lease"
+    def pin_in_weights(self, journals: Mapping[str, int], *, may_grow: bool) -> list[DeviceEntry]:
+        """The entries of what is pinned already, kept for as long as it is fused.
+
+        `journals` has the bytes of each one's journal, entries beside it; those that nobody leased
+        are added, if memory `may_grow`. Raises NoRoomToFuse, and changes nothing.
+        """
+        assert self.has(journals), "fused without a lease"
+        adapters = [self._entries[digest] for digest in journals]
+        assert all(entry.pins > 0 for entry in adapters), "fused without a lease"
+        self._add_journals(journals, may_grow)
+        entries = adapters + [self._entries[journal_id(digest)] for digest in journals]
         for entry in entries:
-            assert entry.pins > 0, f"{entry.digest} is fused without a lease"
             entry.pins += 1
             entry.in_weights += 1
         return entries
@@ -96,6 +104,7 @@ class DeviceAdapters:
             entry.in_weights -= 1
             entry.pins -= 1
             assert entry.pins >= entry.holds + entry.in_weights, f"{entry.digest} has lost a pin"
+        self._drop_idle_journals(entries)
 
     def only_in_weights(self) -> list[str]:
         """What would be idle if it were not fused."""
@@ -192,6 +201,21 @@ class DeviceAdapters:
     def _resize(self, difference: int) -> None:
         self.num_bytes += difference
         self.room.hold(self.num_bytes)
+
+    def _add_journals(self, journals: Mapping[str, int], may_grow: bool) -> None:
+        names = {journal_id(digest): size for digest, size in journals.items()}
+        missing = {name: size for name, size in names.items() if name not in self._entries}
+        added = self.add(missing) if may_grow or not missing else None
+        if added is None:
+            raise NoRoomToFuse(sum(missing.values()))
+        for entry in added:
+            entry.loaded.set_result(ResidentAdapter(entry.digest, {}, entry.num_bytes))
+
+    def _drop_idle_journals(self, entries: Sequence[DeviceEntry]) -> None:
+        """Nothing is kept in them for the next one who wants them."""
+        for entry in entries:
+            if entry.pins == 0 and is_journal(entry.digest):
+                self.drop(entry)
 
     def _idle(self) -> list[DeviceEntry]:
         """What no lease holds, least recently pinned first."""

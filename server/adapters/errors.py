@@ -4,8 +4,8 @@ AdapterMemoryError
 ├── AdapterMemoryFull       the adapters of one request never fit beside what is pinned for good
 └── LeaseQueueFull          as many requests wait for adapter memory as the server holds
 
-RoundedAway stands beside them: what would be fused on its own account then is not, and nobody
-hears of it.
+RoundedAway and NoRoomToFuse stand beside them: what would be fused on its own account then is not,
+and nobody hears of it.
 """
 
 
@@ -38,3 +38,11 @@ class RoundedAway(Exception):
     def __init__(self, error: float, worst: float) -> None:
         self.error, self.worst = error, worst
         super().__init__(f"rounding would lose {error:.2%} of the change; at most {worst:.2%} may")
+
+
+class NoRoomToFuse(Exception):
+    """The journals that fusing needs, `needed` bytes more, find no room beside what is used."""
+
+    def __init__(self, needed: int) -> None:
+        self.needed = needed
+        super().__init__(f"no room for {needed} bytes of journals")

@@ -24,6 +24,9 @@ from server.kernels.interface import Kernels, Operand
 
 CORRECTION = "fused:"  # before the digest of what a correction takes away again
 MAX_INT32 = 2**31 - 1
+PLACE_BYTES = 8
+ROUNDING_BYTES = 8  # of an entry that undoes rounding: its column and an fp32 value
+START_BYTES = 4  # of a row of such entries
 
 Members = Sequence[tuple[ResidentAdapter, float]]
 
@@ -71,6 +74,27 @@ class FusedWeights:
             adapter = ResidentAdapter("", {layer: (self._kernels.operand(change),)}, 0)
             self.switch(BASE, [(adapter, 1.0)])
             self.undo()
+
+    def journal_bytes(self, entries: Mapping[str, int]) -> int:
+        """Bytes that are held while an adapter is fused that changes so many `entries` by layer.
+
+        Of each a place and the base's number; on weights of 16 bits what undoes the rounding too,
+        as `ReferenceKernels` lay it out. Less is held of several adapters that share places.
+        """
+        return sum(self._layer_bytes(layer, count) for layer, count in entries.items())
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the journal now; may be asked from any thread."""
+        return sum(own.places.nbytes + own.values.nbytes for own in list(self._journal.values()))
+
+    def _layer_bytes(self, layer: str, count: int) -> int:
+        if (weight := self._weights.get(layer)) is None:
+            return 0  # never fused
+        saved = count * (PLACE_BYTES + weight.dtype.itemsize)
+        if weight.dtype == torch.float32:
+            return saved
+        return saved + count * ROUNDING_BYTES + START_BYTES * (weight.shape[0] + 1)
 
     def refusal(self, composition: Composition, members: Members) -> str | None:
         """Why `composition`, of these resident adapters, cannot be fused; None if it can be."""

@@ -6,14 +6,14 @@ there), and laid out on the device when its turn comes. Nobody waits in a thread
 Whose turn it is, is for `waiting.py` to say.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
 from server.adapters.claims import AdapterLease, Claim, Fetched, give
-from server.adapters.delta import ResidentAdapter, make_resident, resident_bytes
+from server.adapters.delta import MakeResident, ResidentAdapter, make_resident, resident_bytes
 from server.adapters.device import DeviceAdapters, DeviceEntry
 from server.adapters.draining import Drains
 from server.adapters.errors import AdapterMemoryError
@@ -36,27 +36,25 @@ class AdapterMemory:
         pool: Executor,
         lock: AbstractContextManager[Any],
         max_waiting: int,
+        make: MakeResident = make_resident,
     ) -> None:
         """`lock`, re-entrant, guards the device's memory; whoever shares the room shares it."""
         self.host, self.device = host, device
-        self._kernels = kernels
+        self._kernels, self._make = kernels, make
         self._pool = pool
         self._lock = lock
         self._waiting = WaitingClaims(max_waiting)
         self.ask_back: Callable[[str], None] = lambda digest: None  # where nothing ever fuses
         self._drains = Drains(host, device, pool, self._waiting.num_of, lambda d: self.ask_back(d))
 
-    # Leases
-
     def lease(
         self, sources: Sequence[Source], *, hold: bool = False, is_background: bool = False
     ) -> Future[AdapterLease]:
         """All of `sources` on the device, as soon as may be; cancelling the future gives up.
 
-        `hold` says that the lease has no end, so that nobody need wait for it; a background one
-        is given room when nobody else waits for any. The future fails
-        with AdapterMemoryFull, or with what loading an adapter raises; nothing stays pinned then.
-        Raises LeaseQueueFull.
+        `hold` says that the lease has no end, so that nobody need wait for it; a background one is
+        given room when nobody else waits for any. The future fails with AdapterMemoryFull, or with
+        what loading an adapter raises; nothing stays pinned then. Raises LeaseQueueFull.
         """
         with self._lock:
             claim = self._waiting.add(sources, hold=hold, is_background=is_background)
@@ -64,15 +62,17 @@ class AdapterMemory:
         self._fetch(claim)
         return claim.lease
 
-    def lease_to_weights(self, digests: Sequence[str]) -> AdapterLease:
+    def lease_to_weights(self, journals: Mapping[str, int]) -> AdapterLease:
         """A lease at once, of adapters that are leased already, for as long as they are fused.
 
-        `ask_back` hears, from any thread and under the lock, of one that is wanted gone, or whose
-        room is, while nobody else holds it: then the lease is to be released soon.
+        With room for each one's journal of so many bytes, or it raises NoRoomToFuse. `ask_back`
+        hears, from any thread and under the lock, of one that is wanted gone, or whose room is,
+        while nobody else holds it: then the lease is to be released soon.
         """
         with self._lock:
-            entries = self.device.pin_in_weights(digests)
-        return AdapterLease(lambda: self._release(entries, self.device.unpin_in_weights))
+            entries = self.device.pin_in_weights(journals, may_grow=not self._waiting.is_crowded)
+        lease = AdapterLease(lambda: self._release(entries, self.device.unpin_in_weights))
+        return lease.after(self.device.room.vacate)
 
     def get(self, digest: str) -> ResidentAdapter:
         """A leased adapter."""
@@ -203,7 +203,7 @@ class AdapterMemory:
     def _lay_out(self, entry: DeviceEntry, adapter: Loaded) -> None:
         try:
             self.device.room.vacate()
-            resident = make_resident(entry.digest, adapter, self._kernels)
+            resident = self._make(entry.digest, adapter, self._kernels)
             assert resident.num_bytes == entry.num_bytes, "an operand's bytes were foretold wrongly"
         except BaseException as error:
             with self._lock:

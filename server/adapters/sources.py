@@ -1,15 +1,16 @@
 """Where an adapter comes from when no tier of memory holds it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Protocol
 
 from adapters_store.adapter import SparseAdapter
 from server.adapters.composition import prototypes_id
+from server.adapters.journals import JournalRoom, changed_entries, journal_id
 from server.adapters.prototypes import Prototypes, make_prototypes
 
-Loaded = SparseAdapter | Prototypes
+Loaded = SparseAdapter | Prototypes | JournalRoom
 
 
 class Source(Protocol):
@@ -69,3 +70,35 @@ class PrototypesOf:
             made.set_exception(error)
         else:
             made.set_result(prototypes)
+
+
+@dataclass(frozen=True, slots=True)
+class JournalOf:
+    """Room for the journal of what `adapter` gives, to be leased by who is to be fused with it.
+
+    `fetch` has the adapter from the host's tier; `size` tells the journal's bytes by how many
+    numbers of each layer are changed.
+    """
+
+    adapter: Source
+    fetch: Callable[[Source], Future[Loaded]]
+    size: Callable[[Mapping[str, int]], int]
+
+    @property
+    def digest(self) -> str:
+        return journal_id(self.adapter.digest)
+
+    def start(self) -> Future[Loaded]:
+        sized: Future[Loaded] = Future()
+        self.fetch(self.adapter).add_done_callback(lambda loaded: self._size(loaded, sized))
+        return sized
+
+    def _size(self, loaded: Future[Loaded], sized: Future[Loaded]) -> None:
+        try:
+            adapter = loaded.result()
+            assert isinstance(adapter, SparseAdapter), f"{self.adapter.digest} is no adapter"
+            room = JournalRoom(self.size(changed_entries(adapter)))
+        except BaseException as error:
+            sized.set_exception(error)
+        else:
+            sized.set_result(room)

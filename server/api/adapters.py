@@ -12,6 +12,7 @@ from adapters_store.errors import AdapterNotFound, InvalidName
 from adapters_store.names import parse_reference
 from adapters_store.registry import AdapterRecord, Filter, NameState
 from server.adapters.composition import prototypes_id
+from server.adapters.journals import journal_id
 from server.adapters.status import Freed, State
 from server.api.services import Services, ServicesDep
 from server.errors import BadRequest, shown
@@ -100,14 +101,15 @@ async def delete_adapter(
 
 
 def _drain(record: AdapterRecord, services: Services) -> "list[asyncio.Future[Freed]]":
-    """Let go of what no version needs any more, its prototypes and merges with it.
+    """Let go of what no version needs any more, its prototypes, journal and merges with it.
 
     The record is shown until the adapter itself is gone.
     """
     services.leaving[record.id] = record
     draining = services.memory.drain(record.digest)
     draining.add_done_callback(lambda _: services.leaving.pop(record.id, None))
-    made = {prototypes_id(record.digest), *services.merged.forget(record.digest)}
+    beside = (prototypes_id(record.digest), journal_id(record.digest))
+    made = {*beside, *services.merged.forget(record.digest)}
     drains = (draining, *(services.memory.drain(digest) for digest in made))
     return [asyncio.wrap_future(each) for each in drains]
 

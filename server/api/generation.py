@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from server.adapters.claims import AdapterLease, given
+from server.adapters.sources import Source
 from server.api.composing import Served
 from server.api.services import Services
 from server.engine.loop import OutputStream
@@ -39,7 +40,7 @@ async def submit(
                 cache_salt=cache_salt,
                 mode=served.mode,
             )
-            lease = await given(services.memory.lease(served.sources))
+            lease = await given(services.memory.lease(_sources(services, served)))
             _check_mode(services, served, lease)
             streams.append(services.engine.submit(request, lease))
     except BaseException:
@@ -47,6 +48,13 @@ async def submit(
             stream.close()
         raise
     return streams
+
+
+def _sources(services: Services, served: Served) -> Sequence[Source]:
+    """What is leased: adapters, and where they are to be fused, room for what undoes it."""
+    if served.mode is not Mode.FUSED:
+        return served.sources
+    return (*served.sources, *services.journals(served.sources))
 
 
 def _check_mode(services: Services, served: Served, lease: AdapterLease) -> None:

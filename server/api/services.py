@@ -1,6 +1,6 @@
 """What the routes work with: built once by the composition root, handed to every route."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, cast
 
@@ -64,6 +64,7 @@ class Services:
     evaluations: Evaluations
     engine: EngineLoop
     mode: Mode  # of requests that name none; batched: others are not served
+    journals: Callable[[Sequence[Source]], Sequence[Source]]  # leased beside what is to be fused
     refusal: Callable[[Composition], str | None]  # why leased adapters cannot be fused
     stopping: Stopping
     metrics: RequestMetrics

@@ -6,14 +6,15 @@ it pays. Everything here runs on the engine's thread but `refusal` and what metr
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 from server.adapters.claims import AdapterLease
 from server.adapters.composition import BASE, Composition
 from server.adapters.delta import ResidentAdapter
-from server.adapters.errors import RoundedAway
+from server.adapters.errors import NoRoomToFuse, RoundedAway
 from server.adapters.fused import Fused, FusedWeights
+from server.adapters.journals import JOURNAL
 from server.engine.renting import SkiRental, step_cost, switch_cost
 from server.engine.scheduled import ScheduledBatch
 from server.engine.sequence import Mode
@@ -21,31 +22,41 @@ from server.engine.sequence import Mode
 WORST_ROUNDING = 0.01  # of a change, that weights of 16 bits may lose where nobody asked for it
 ANSWERS_KNOWN = 1024
 REQUEST, CHEAPER, RELEASED = "request", "cheaper", "released"  # reasons of a switch
-FAILED, ROUNDED = "failed", "rounded"  # of one that did not come about
+FAILED, ROUNDED, NO_ROOM = "failed", "rounded", "no_room"  # of one that did not come about
 
 logger = logging.getLogger(__name__)
 
 
 class Fuser:
-    """`resident` gives leased adapters; `keep` leases them once more while they are fused."""
+    """`resident` gives leased adapters; `keep` leases them once more while they are fused, with so
+    many bytes for each one's journal, or raises NoRoomToFuse."""
 
     def __init__(
         self,
         weights: FusedWeights,
         resident: Callable[[str], ResidentAdapter],
-        keep: Callable[[Sequence[str]], AdapterLease],
+        keep: Callable[[Mapping[str, int]], AdapterLease],
     ) -> None:
         self.switches = Counter[str]()  # by reason
         self._weights, self._resident, self._keep = weights, resident, keep
         self._renting = SkiRental()
         self._sizes: dict[str, int] = {}  # of adapters that auto mode thinks of
-        self._lease: AdapterLease | None = None
+        self._leases: list[AdapterLease] = []  # of all that may be in the weights
         self._can_fuse = lru_cache(ANSWERS_KNOWN)(lambda c: self.refusal(c) is None)
 
     @property
     def now(self) -> Composition:
         """What is in the weights."""
         return self._weights.now.composition
+
+    @property
+    def journal_bytes_held(self) -> int:
+        """What leads back to the base has so many bytes just now."""
+        return self._weights.num_bytes
+
+    def journal_bytes(self, entries: Mapping[str, int]) -> int:
+        """Room for the journal of an adapter that changes so many `entries` of each layer."""
+        return self._weights.journal_bytes(entries)
 
     def refusal(self, composition: Composition) -> str | None:
         """Why a composition of leased adapters cannot be fused; None if it can be."""
@@ -66,12 +77,13 @@ class Fuser:
     def undo(self) -> Fused:
         """Have the base in the weights; raises, and is to be tried again, if that fails."""
         self._weights.undo()
-        self._let_adapters_go()
+        self._release_all_but(0)
         return self._weights.now
 
     def let_go(self, digest: str) -> None:
-        """Undo if this adapter is fused: somebody wants it gone, or its room."""
-        if digest in self.now.digests:
+        """Undo if this adapter is fused: somebody wants it gone, or its or its journal's room."""
+        is_left = self._leases and self.now == BASE  # by an undo that failed
+        if is_left or digest.removeprefix(JOURNAL) in self.now.digests:
             self.switches[RELEASED] += 1
             try:
                 self.undo()
@@ -88,21 +100,23 @@ class Fuser:
             self.switches[reason] += 1
 
     def _fuse(self, wanted: Composition, worst: float | None) -> None:
-        lease = self._keep(wanted.digests)
+        """What was fused before keeps its lease until its journal is gone."""
+        members = self._members(wanted)
         try:
-            self._weights.switch(wanted, self._members(wanted), worst)
+            self._leases.append(self._keep(self._journals(members)))
+            self._weights.switch(wanted, members, worst)
         except BaseException as error:
-            self.switches[ROUNDED if isinstance(error, RoundedAway) else FAILED] += 1
-            lease.release()
+            self.switches[_reason_of(error)] += 1
             self.undo()
             raise
-        self._let_adapters_go()
-        self._lease = lease
+        self._release_all_but(1)
 
-    def _let_adapters_go(self) -> None:
-        lease, self._lease = self._lease, None
-        if lease is not None:
-            lease.release()
+    def _journals(self, members: Sequence[tuple[ResidentAdapter, float]]) -> Mapping[str, int]:
+        return {adapter.digest: self.journal_bytes(adapter.entries) for adapter, _ in members}
+
+    def _release_all_but(self, last: int) -> None:
+        while len(self._leases) > last:
+            self._leases.pop(0).release()
 
     def _members(self, composition: Composition) -> list[tuple[ResidentAdapter, float]]:
         return [(self._resident(digest), c) for digest, c in composition.members]
@@ -113,7 +127,7 @@ class Fuser:
         wanted = self._cheapest(batch)
         try:
             self._switch(wanted, CHEAPER, WORST_ROUNDING)
-        except RoundedAway as error:
+        except (RoundedAway, NoRoomToFuse) as error:
             logger.info("%s stays out of the weights: %s", wanted.digest, error)
         except Exception:
             logger.exception("%s could not be fused", wanted.digest)
@@ -139,6 +153,15 @@ class Fuser:
             for digest in composition.digests:
                 if digest not in self._sizes:
                     self._sizes[digest] = self._resident(digest).num_bytes
+
+
+def _reason_of(error: BaseException) -> str:
+    match error:
+        case RoundedAway():
+            return ROUNDED
+        case NoRoomToFuse():
+            return NO_ROOM
+    return FAILED
 
 
 def _tokens_of(batch: ScheduledBatch) -> tuple[Counter[Composition], set[Composition]]:

@@ -11,6 +11,7 @@ import pytest
 from servers import BASE_NAME, RunningServer, paused_engine, running_server
 from tiny_adapters import make_adapter
 
+from server.adapters.journals import is_journal
 from server.settings import SettingsConflict
 
 Fields = dict[str, Any]
@@ -53,6 +54,13 @@ def metric(server: RunningServer, name: str) -> dict[str, float]:
         page = http.get("/metrics").text
     found = re.findall(rf'^{name}{{\w+="([^"]*)"}} (\S+)$', page, re.MULTILINE)
     return {label: float(value) for label, value in found}
+
+
+def metric_of(server: RunningServer, name: str) -> list[float]:
+    """The values of a family without labels."""
+    with server.http() as http:
+        page = http.get("/metrics").text
+    return [float(value) for value in re.findall(rf"^{name} (\S+)$", page, re.MULTILINE)]
 
 
 @pytest.mark.parametrize("mode", ["fused", "auto"])
@@ -168,12 +176,43 @@ def test_an_idle_fused_adapter_makes_room_for_another(
         roomy.publish("e", "element", 0)
         text(ask(roomy, "e"))
         size = roomy.services.memory.device.num_bytes
-    limits: dict[str, Any] = {"max_adapter_bytes_device": size * 5 // 4}
+    limits: dict[str, Any] = {"max_adapter_bytes_device": size * 5 // 4}  # journals are in it
     with running_server(tiny_base, mode="fused", **limits) as cramped:
         for seed, name in enumerate(("e", "f")):
             cramped.publish(name, "element", seed)
         for name in ("e", "f", "e"):
             assert ask(cramped, name).headers["x-intarsia-mode"] == "fused"
+        cramped.assert_idle()
+
+
+def test_a_journal_is_part_of_the_devices_adapter_bytes(auto: RunningServer) -> None:
+    text(ask(auto, BASE_NAME, mode="fused", adapters=[{"id": "e"}]))
+    [journal] = metric_of(auto, "intarsia_fused_journal_bytes")
+    assert journal > 0
+    device = auto.services.memory.device
+    assert metric(auto, "intarsia_adapter_bytes")["device"] == device.num_bytes
+    fused = [entry for name in device.only_in_weights() if (entry := device.find(name))]
+    assert sum(own.num_bytes for own in fused if is_journal(own.digest)) == journal
+
+
+def test_what_has_no_room_for_its_journal_is_refused_fused_and_batched_in_auto(
+    tiny_base: Path,
+) -> None:
+    with running_server(tiny_base, mode="auto") as roomy:
+        roomy.publish("e", "element", 0)
+        text(ask(roomy, "e", mode="batched"))
+        size = roomy.services.memory.device.num_bytes
+    limits: dict[str, Any] = {"max_adapter_bytes_device": size + 1}
+    with running_server(tiny_base, mode="auto", **limits) as cramped:
+        cramped.publish("e", "element", 0)
+        refused = ask(cramped, "e", mode="fused")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (
+            503,
+            "adapter_memory_full",
+        )
+        text(ask(cramped, "e", mode="auto", max_tokens=100, ignore_eos=True))
+        assert metric(cramped, "intarsia_fused_switches_total").keys() == {"no_room"}
+        assert metric(cramped, "intarsia_fused_info") == {"base": 1.0}
         cramped.assert_idle()
 
 
