@@ -36,15 +36,11 @@ class Memory:
             self._ends[first] = max(self._ends.get(first, 0), first + tensor.nbytes)
             self._kept.append(tensor)
 
-    def noting(self, place: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
-        """`place`, whose results kernels may touch."""
-
-        def noted(*arguments: Any) -> tuple[Tensor, ...]:
-            placed = place(*arguments)
-            self.note(*placed)
-            return placed
-
-        return noted
+    def placed(self, tensor: Tensor) -> Tensor:
+        """A copy that kernels may touch."""
+        copy = tensor.clone()
+        self.note(copy)
+        return copy
 
     def _noting_arguments(self, launch: Callable[..., None]) -> Callable[..., None]:
         def noted(kernel: Kernel, *arguments: Any, **constants: Any) -> None:

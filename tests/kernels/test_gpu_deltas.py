@@ -17,7 +17,6 @@ from interpreted_memory import Memory
 from triton.runtime.errors import InterpreterError
 
 from server.kernels.gpu import kernels as gpu_kernels
-from server.kernels.gpu import operands as gpu_operands
 from server.kernels.gpu.kernels import GpuKernels
 from server.kernels.gpu.operands import GpuOperand
 
@@ -188,16 +187,14 @@ def test_what_was_not_given_is_outside(memory: Memory) -> None:
 
 @pytest.mark.parametrize("values", [FP32, BF16])
 @pytest.mark.parametrize("name", MAKERS)
-def test_nothing_is_read_or_written_outside(
-    name: str, values: torch.dtype, monkeypatch: pytest.MonkeyPatch, memory: Memory
-) -> None:
-    monkeypatch.setattr(gpu_operands, "_placed", memory.noting(gpu_operands._placed))
+def test_nothing_is_read_or_written_outside(name: str, values: torch.dtype, memory: Memory) -> None:
+    kernels = GpuKernels("cpu", memory.placed)
     source = torch.Generator().manual_seed(4)
     delta = MAKERS[name](values, source)
     x = torch.randn(31, SHAPE[1], generator=source)
     tokens = [range(9), [30], range(9, 30)]
-    batch = batch_of([delta] * 3, tokens, KERNELS)
-    found = KERNELS.linear(x, torch.zeros(SHAPE), batch)
+    batch = batch_of([delta] * 3, tokens, kernels)
+    found = kernels.linear(x, torch.zeros(SHAPE), batch)
     assert_true(found, truth(torch.zeros(31, SHAPE[0]), x, [delta] * 3, batch))
     assert memory.num_checked > 0
 

@@ -37,7 +37,7 @@ class Kernel:
     """A function with the forms in which it may be compiled, and no others.
 
     `signature` has the type of every argument that is not a constant, in order, in Triton's words;
-    `*x` points to activations and `x` is no type of Triton's, so a form names it.
+    `*x` points to activations and `*v` to a delta's values: no types of Triton's, but a form's own.
     """
 
     function: Any

@@ -1,20 +1,33 @@
-"""What deltas add to a linear layer's fp32 product: launches over a work list, and one sum.
+"""The launches by which deltas are added to a linear layer's fp32 product. Knows no weights.
 
-`scratch` sizes follow the batch; the grids do not. Knows nothing of weights.
+Every launch has the same grid, and takes its items from device memory: what it does depends on the
+numbers there, and which launches there are on the forms alone. So they can be recorded once.
 """
 
 from dataclasses import dataclass
-from typing import cast
 
-import torch
 from torch import Tensor
 
 from server.kernels.gpu.compiled import is_interpreted
+from server.kernels.gpu.forms import Form
 from server.kernels.gpu.operands import Work
 from server.kernels.gpu.sums import ADD_PRODUCTS
-from server.kernels.gpu.worklists import DeviceWork, WorkList, list_work
-from server.kernels.interface import DeltaBatch
-from server.kernels.reference_operands import ReferenceOperand
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerWork:
+    """A step's work in one layer, in device memory."""
+
+    forms: tuple[Form, ...]  # in the order in which they must run
+    tokens: Tensor  # the other tensors: as in `Regions`, of this layer
+    starts: Tensor
+    sums: Tensor
+    slots: Tensor
+    jobs: Tensor
+    launches: Tensor
+    parts: Tensor
+    inner: Tensor  # [numbers] fp32, what first factors leave for second ones
+    products: Tensor  # [numbers] fp32, what every slot makes of every of its pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,57 +36,46 @@ class DeltaProducts:
 
     num_programs: int  # of every grid that takes items from a list
 
-    def add(self, base: Tensor, x: Tensor, deltas: DeltaBatch) -> Tensor:
-        """`base [T, out]`, in fp32, plus every pair's `coefficient * scale * (D @ x)`.
-
-        Rounded once to the dtype of `x [T, in]`.
-        """
-        work = list_work(deltas.operands, deltas.offsets, base.shape[1])
-        placed = work.placed(x.device)
-        products = self._products(x, deltas, work, placed, base.shape[1])
-        return add_products(base, products, placed.pairs, deltas, x.dtype)
-
-    def _products(
-        self, x: Tensor, deltas: DeltaBatch, work: WorkList, placed: DeviceWork, num_rows: int
-    ) -> Tensor:
-        """What every operand makes of every pair of its segment, `[products, out]` in fp32."""
-        products = x.new_empty(work.num_products, num_rows, dtype=torch.float32)
-        inner = x.new_empty(work.num_inner, dtype=torch.float32)
-        for launch, form in enumerate(work.forms):
+    def make(self, x: Tensor, work: LayerWork) -> None:
+        """Fill `work.products` from the activations `x [T, in]`."""
+        for form, launch in zip(work.forms, work.launches, strict=True):
             form.kernel.launch(
                 (self.num_programs,),
                 form.configuration,
-                inner if form.work is Work.LOW_RANK_A else products,
-                inner if form.work is Work.LOW_RANK_B else x,
-                deltas.tokens,
-                placed.table,
-                placed.jobs,
-                placed.launches,
+                work.inner if form.work is Work.LOW_RANK_A else work.products,
+                work.inner if form.work is Work.LOW_RANK_B else x,
+                work.tokens,
+                work.parts,
+                work.slots,
+                work.jobs,
                 launch,
                 **form.constants,
             )
-        for operand, first, pairs in work.others:
-            own = x[deltas.tokens[pairs]].float()
-            made = cast("ReferenceOperand", operand).product(own)
-            products[first : first + len(own)] = made
-        return products
+
+    def add(self, y: Tensor, base: Tensor, work: LayerWork, coefficients: Tensor) -> None:
+        """Fill `y [T, out]`: `base`, in fp32, plus every product times its pair's coefficient.
+
+        Rounded once.
+        """
+        num_tokens, width = base.shape
+        (configuration,) = ADD_PRODUCTS.configurations
+        grid = (num_tokens, -(-width // configuration.sizes["BLOCK"]))
+        numbers = (work.starts, work.sums, work.parts, coefficients)
+        arguments = (y, base, work.products, *numbers, width)
+        if num_tokens:
+            ADD_PRODUCTS.launch(grid, configuration, *arguments, INTERPRETED=is_interpreted())
 
 
-def add_products(
-    base: Tensor, products: Tensor, pairs: Tensor, deltas: DeltaBatch, dtype: torch.dtype
-) -> Tensor:
-    """`base` with each token's products times their coefficients, in their order, as `dtype`.
+def scratch_size(num_inner: int, num_products: int, width: int) -> int:
+    """fp32 numbers of a scratch that `parted` takes."""
+    return _inner_size(num_inner) + num_products * width
 
-    `pairs [products]` are the pairs that they are of.
-    """
-    num_tokens, width = base.shape
-    y = base.new_empty(base.shape, dtype=dtype)
-    tokens, order = deltas.tokens[pairs].sort(stable=True)
-    starts = torch.searchsorted(tokens, torch.arange(num_tokens + 1, device=base.device))
-    (configuration,) = ADD_PRODUCTS.configurations
-    blocks = -(-width // configuration.sizes["BLOCK"])
-    arguments = (y, base, products, starts, order, pairs, deltas.coefficients, width)
-    if num_tokens:
-        grid = (num_tokens, blocks)
-        ADD_PRODUCTS.launch(grid, configuration, *arguments, INTERPRETED=is_interpreted())
-    return y
+
+def parted(scratch: Tensor, num_inner: int) -> tuple[Tensor, Tensor]:
+    """`inner` and `products` in a `scratch` of fp32 numbers."""
+    inner, products = scratch.tensor_split([_inner_size(num_inner)])
+    return inner, products
+
+
+def _inner_size(num_inner: int) -> int:
+    return -(-num_inner // 4) * 4  # products begin at 16 bytes

@@ -1,12 +1,13 @@
 """Which kernel does a part of a product, in which of its forms, for how many tokens."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from server.kernels.gpu.compiled import TYPES, Configuration, Kernel, is_interpreted
-from server.kernels.gpu.operands import EDGE, Part, Work
+from server.kernels.gpu.operands import EDGE, Kind, Work
 from server.kernels.gpu.panels import MULTIPLY_PANELS
 from server.kernels.gpu.runs import MULTIPLY_ENTRIES, MULTIPLY_RUNS
 from server.kernels.gpu.slices import LANES
@@ -22,6 +23,7 @@ KERNELS = {
     Work.DENSE: MULTIPLY_PANELS,
     Work.BIAS: SPREAD_BIAS,
 }
+ORDER = {work: place for place, work in enumerate(Work)}
 ROWS_OF_ITEM = {Work.ENTRIES: LANES, Work.RUNS: LANES, Work.TILES: EDGE}  # else, a panel's
 
 
@@ -62,9 +64,22 @@ class Form:
         return -(-num_rows // rows)
 
 
-def form_of(part: Part, num_pairs: int) -> Form:
-    """The form that multiplies `part` for a segment: the smallest that takes it in one job."""
-    configurations = KERNELS[part.work].configurations
+def form_of(kind: Kind, num_pairs: int) -> Form:
+    """The form that multiplies a part for a segment: the smallest that takes it in one job."""
+    configurations = KERNELS[kind.work].configurations
     last = len(configurations) - 1
     fitting = (n for n, c in enumerate(configurations) if c.sizes["TOKENS"] >= num_pairs)
-    return Form(part.work, part.dtype, next(fitting, last))
+    return Form(*kind, next(fitting, last))
+
+
+def forms_of(kinds: Iterable[Kind], num_pairs: int) -> tuple[Form, ...]:
+    """Every form that may multiply parts of `kinds` for segments of at most `num_pairs`.
+
+    In the order in which they must run: first factors come before second ones.
+    """
+    ordered = sorted(kinds, key=lambda kind: (ORDER[kind.work], str(kind.dtype)))
+    return tuple(
+        Form(*kind, number)
+        for kind in ordered
+        for number in range(form_of(kind, num_pairs).number + 1)
+    )

@@ -4,17 +4,30 @@ What is not written here is the reference's. The same kernels run in Triton's in
 CPU, a thousand times slower, for tests.
 """
 
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+
 import torch
 from torch import Tensor
 
 from adapters_store.adapter import WeightDelta
+from server.kernels.gpu.added import AddedDeltas
+from server.kernels.gpu.attention_launches import PagedAttention
+from server.kernels.gpu.attention_list import has_wide_tiles, list_attention, most_numbers
 from server.kernels.gpu.compiled import Kernel, is_interpreted
-from server.kernels.gpu.deltas import DeltaProducts
 from server.kernels.gpu.entries import has_entries, operand_entries
 from server.kernels.gpu.operands import GpuOperand, can_lay_out, laid_out_bytes, lay_out
 from server.kernels.gpu.places import put, take
 from server.kernels.gpu.rows import GATE_ROWS, NORM_ROWS, PLACE_HEADS
-from server.kernels.interface import DeltaBatch, Entries, Operand
+from server.kernels.gpu.scratch import H100_COSTS, MatrixCosts
+from server.kernels.gpu.steps import needs
+from server.kernels.interface import AttentionBatch, DeltaBatch, Entries, Operand
+from server.kernels.recorded import (
+    AttentionShape,
+    Capacity,
+    LayerOperands,
+    Numbers,
+    StepDeltas,
+)
 from server.kernels.reference import ReferenceKernels, fp32_product
 
 PROGRAMS_OF_PROCESSOR = 16  # small programs; those that cannot be resident take what is left over
@@ -31,12 +44,22 @@ class GpuKernels(ReferenceKernels):
 
     name = "gpu/1"
 
-    def __init__(self, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        device: torch.device | str,
+        place: Callable[[Tensor], Tensor] | None = None,
+        costs: MatrixCosts = H100_COSTS,
+    ) -> None:
+        """`place(tensor)` is a copy of its own in the device's memory, contiguous and aligned to 16
+        bytes, whose contents may still be on their way when it is made."""
         super().__init__(device)
-        self._deltas = DeltaProducts(_num_programs(self.device))
+        self._place = place or self._copied
+        num_programs = _num_programs(self.device)
+        self._deltas = AddedDeltas(num_programs, costs, self._wide_product, self.device)
+        self._attention = PagedAttention(_num_programs(self.device))
 
     def operand(self, delta: WeightDelta) -> Operand:
-        return lay_out(delta, self.device) if can_lay_out(delta) else super().operand(delta)
+        return lay_out(delta, self._place) if can_lay_out(delta) else super().operand(delta)
 
     def operand_bytes(self, delta: WeightDelta) -> int:
         return laid_out_bytes(delta) if can_lay_out(delta) else super().operand_bytes(delta)
@@ -57,7 +80,20 @@ class GpuKernels(ReferenceKernels):
     def linear(self, x: Tensor, weight: Tensor, deltas: DeltaBatch | None) -> Tensor:
         if deltas is None:
             return self.product(x, weight)
-        return self._deltas.add(self._wide_product(x, weight), x, deltas)
+        return self._deltas.linear(x, weight, deltas)
+
+    def needs(
+        self, operands: Sequence[LayerOperands], offsets: Sequence[int], num_tokens: int
+    ) -> tuple[Capacity, frozenset[Hashable]]:
+        return needs(operands, offsets, num_tokens)
+
+    def step_deltas(
+        self, layers: Mapping[str, int], capacity: Capacity, kinds: frozenset[Hashable]
+    ) -> StepDeltas:
+        return self._deltas.step_deltas(layers, capacity, kinds)
+
+    def warm_up(self, weights: Iterable[Tensor]) -> None:
+        self._deltas.reserve(weights)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         y = torch.empty_like(x)
@@ -93,10 +129,53 @@ class GpuKernels(ReferenceKernels):
         self._launch(PLACE_HEADS, grid, *tensors, *numbers, *strides)
         return query
 
+    def attention_numbers(self, max_tokens: int, shape: AttentionShape) -> int:
+        return most_numbers(max_tokens, shape.group)
+
+    def list_attention(
+        self,
+        numbers: Numbers,
+        query_offsets: Sequence[int],
+        context_lengths: Sequence[int],
+        shape: AttentionShape,
+    ) -> None:
+        own = list_attention(query_offsets, context_lengths, *shape).ravel()
+        numbers[: len(own)] = own
+
+    def attention(
+        self,
+        query: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        batch: AttentionBatch,
+        *,
+        scale: float,
+        sliding_window: int | None,
+    ) -> Tensor:
+        group = query.shape[1] // key_cache.shape[2]
+        work = batch.work
+        if work is None:
+            lengths = (batch.query_offsets, batch.context_lengths)
+            own = list_attention(*lengths, group, sliding_window).ravel()
+            work = torch.from_numpy(own).to(query.device)
+        return self._attention.attend(
+            query,
+            key_cache,
+            value_cache,
+            batch.block_tables,
+            work,
+            scale=scale,
+            window=sliding_window,
+            has_wide=has_wide_tiles(batch.query_offsets, group),
+        )
+
     def _launch(self, kernel: Kernel, grid: tuple[int, ...], *arguments: Tensor | float) -> None:
         """Of a kernel that has one form."""
         (configuration,) = kernel.configurations
         kernel.launch(grid, configuration, *arguments, INTERPRETED=is_interpreted())
+
+    def _copied(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, copy=True).contiguous()
 
     def _wide_product(self, x: Tensor, weight: Tensor) -> Tensor:
         """`x @ weight.T` before it is rounded."""

@@ -1,12 +1,14 @@
 """Deltas laid out for the kernels of this folder, and the parts of a product with one.
 
 An operand is arrays in device memory. Values stay in the dtype of their file. Each of its *parts*
-is what one kernel does of a product: a row of the kernels' table, but for the places that depend
-on a batch. Knows no batch and launches nothing.
+is what one kernel does of a product: numbers by which the kernel finds the arrays (`table.py`).
+Knows no batch and launches nothing.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,10 +25,13 @@ from adapters_store.adapter import (
 )
 from adapters_store.canonical import round_to_fp32
 from server.kernels.gpu.slices import LANES, Numbers, Slices
-from server.kernels.gpu.table import FIRST, NUM_COLUMNS, ROWS, SCALE, SIZE, WIDTH
+from server.kernels.gpu.table import FIRST, PART_NUMBERS, ROWS, SCALE, SIZE, WIDTH
 
 MOST_COLUMNS = 1 << 16  # that a column's two bytes can tell apart
 EDGE = 16  # of a block that is multiplied whole; a run is one row of it
+
+
+Place = Callable[[Tensor], Tensor]  # a contiguous copy in device memory, aligned to 16 bytes
 
 
 class Work(Enum):
@@ -44,20 +49,26 @@ class Work(Enum):
     BIAS = "bias"
 
 
+class Kind(NamedTuple):
+    """Which kernel multiplies a part."""
+
+    work: Work
+    dtype: torch.dtype  # of the values
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
     """What one kernel does of a product."""
 
-    work: Work
-    dtype: torch.dtype  # of the values
-    row: NDArray[np.int64]  # of the table
+    kind: Kind
+    row: NDArray[np.int64]  # of a layer's parts
 
     @property
-    def num_rows(self) -> int:
-        return int(self.row[ROWS])
+    def work(self) -> Work:
+        return self.kind.work
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class GpuOperand:
     """A laid-out delta; the last of its parts makes the product, each other one what it needs."""
 
@@ -87,22 +98,22 @@ def laid_out_bytes(delta: WeightDelta) -> int:
     return delta.num_bytes
 
 
-def lay_out(delta: WeightDelta, device: torch.device) -> GpuOperand:
-    """The operand of a delta that `can_lay_out`, on `device`."""
+def lay_out(delta: WeightDelta, place: Place) -> GpuOperand:
+    """The operand of a delta that `can_lay_out`, where `place` puts its arrays."""
     match delta:
         case BlockDelta(block=(16, 16)):
             arrays = _tiles(delta)
-            return _operand(Work.TILES, delta, delta.values.dtype, arrays, device, delta.row_stride)
+            return _operand(Work.TILES, delta, delta.values.dtype, arrays, place, delta.row_stride)
         case ElementDelta() | BlockDelta():
             arrays, run = _slices(delta)
             work = Work.ENTRIES if run == 1 else Work.RUNS
-            return _operand(work, delta, delta.values.dtype, arrays, device)
+            return _operand(work, delta, delta.values.dtype, arrays, place)
         case LowRankDelta():
-            return _low_rank(delta, device)
+            return _low_rank(delta, place)
         case DenseDelta():
-            return _operand(Work.DENSE, delta, delta.delta.dtype, (delta.delta,), device)
+            return _operand(Work.DENSE, delta, delta.delta.dtype, (delta.delta,), place)
         case BiasDelta():
-            return _operand(Work.BIAS, delta, delta.bias.dtype, (delta.bias,), device)
+            return _operand(Work.BIAS, delta, delta.bias.dtype, (delta.bias,), place)
     raise AssertionError(f"no layout for {delta.kind}")
 
 
@@ -111,24 +122,19 @@ def _operand(
     delta: WeightDelta,
     dtype: torch.dtype,
     arrays: tuple[Tensor, ...],
-    device: torch.device,
+    place: Place,
     size: int = 0,
 ) -> GpuOperand:
-    placed = _placed(arrays, device)
+    placed = tuple(map(place, arrays))
     return GpuOperand(placed, (_part(work, dtype, delta.shape, delta.scale, placed, size),))
 
 
-def _low_rank(delta: LowRankDelta, device: torch.device) -> GpuOperand:
+def _low_rank(delta: LowRankDelta, place: Place) -> GpuOperand:
     (out, width), rank = delta.shape, len(delta.a)
-    a, b = placed = _placed((delta.a, delta.b), device)
+    a, b = placed = place(delta.a), place(delta.b)
     first = _part(Work.LOW_RANK_A, a.dtype, (rank, width), 1.0, (a,))
     second = _part(Work.LOW_RANK_B, b.dtype, (out, rank), delta.scale, (b,))
     return GpuOperand(placed, (first, second))
-
-
-def _placed(arrays: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...]:
-    """Copies of their own, each of which begins where its device's memory is aligned."""
-    return tuple(array.to(device, copy=True).contiguous() for array in arrays)
 
 
 def _part(
@@ -139,11 +145,11 @@ def _part(
     arrays: tuple[Tensor, ...],
     size: int = 0,
 ) -> Part:
-    row = np.zeros(NUM_COLUMNS, np.int64)
+    row = np.zeros(PART_NUMBERS, np.int64)
     row[ROWS], row[WIDTH], row[SIZE] = *shape, size
     row[SCALE] = np.float32(round_to_fp32(scale)).view(np.int32)
     row[FIRST : FIRST + len(arrays)] = [array.data_ptr() for array in arrays]
-    return Part(work, dtype, row)
+    return Part(Kind(work, dtype), row)
 
 
 def _tiles(delta: BlockDelta) -> tuple[Tensor, ...]:

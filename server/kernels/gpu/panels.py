@@ -19,7 +19,6 @@ from server.kernels.gpu.runs import SIGNATURE
 from server.kernels.gpu.table import (
     COUNT,
     FIRST,
-    LAUNCH_NUMBERS,
     ROWS,
     SOURCE,
     WIDTH,
@@ -37,9 +36,9 @@ def _multiply_panels(
     target: tl.tensor,
     x: tl.tensor,
     tokens: tl.tensor,
-    table: tl.tensor,
+    parts: tl.tensor,
+    slots: tl.tensor,
     jobs: tl.tensor,
-    launches: tl.tensor,
     launch: tl.tensor,
     VALUES: tl.constexpr,
     BY_TOKEN: tl.constexpr,
@@ -49,37 +48,39 @@ def _multiply_panels(
     PANEL_ROWS: tl.constexpr,
     DEPTH: tl.constexpr,
 ) -> None:
-    first, past, panels = items(launches + launch * LAUNCH_NUMBERS)
+    first, past, panels = items(launch)
     for item in range(first + tl.program_id(0), past, tl.num_programs(0)):
-        own, start = job(table, jobs, item // panels)
-        pairs = start + tl.arange(0, TOKENS)
-        is_own = pairs < read(own, COUNT)
-        if BY_TOKEN:
-            source, inputs = x, input_rows(own, tokens, pairs, is_own)
-        else:
-            source, inputs = x + tl.load(own + SOURCE), pairs * read(own, WIDTH)
+        part, slot, start = job(parts, slots, jobs, item // panels)
         rows = item % panels * PANEL_ROWS + tl.arange(0, PANEL_ROWS)
-        is_row = rows < read(own, ROWS)
-        made = _panel(
-            own,
-            source,
-            inputs,
-            is_own,
-            rows,
-            is_row,
-            VALUES,
-            INTERPRETED,
-            DOT,
-            TOKENS,
-            PANEL_ROWS,
-            DEPTH,
-        )
-        store_rows(own, target, pairs, rows, is_own[:, None] & is_row[None, :], made)
+        is_row = rows < read(part, ROWS)
+        if item % panels * PANEL_ROWS < read(part, ROWS):
+            pairs = start + tl.arange(0, TOKENS)
+            is_own = pairs < read(slot, COUNT)
+            if BY_TOKEN:
+                source, inputs = x, input_rows(part, slot, tokens, pairs, is_own)
+            else:
+                source, inputs = x + tl.load(slot + SOURCE), pairs * read(part, WIDTH)
+            made = _panel(
+                part,
+                source,
+                inputs,
+                is_own,
+                rows,
+                is_row,
+                VALUES,
+                INTERPRETED,
+                DOT,
+                TOKENS,
+                PANEL_ROWS,
+                DEPTH,
+            )
+            mask = is_own[:, None] & is_row[None, :]
+            store_rows(part, slot, target, pairs, rows, mask, made)
 
 
 @compiled
 def _panel(
-    own: tl.tensor,
+    part: tl.tensor,
     source: tl.tensor,
     inputs: tl.tensor,
     is_own: tl.tensor,
@@ -93,8 +94,8 @@ def _panel(
     DEPTH: tl.constexpr,
 ) -> tl.tensor:
     """The products `[TOKENS, PANEL_ROWS]` with the matrix's `rows`."""
-    width = read(own, WIDTH)
-    matrix, starts = array(own, FIRST, VALUES), rows * width
+    width = read(part, WIDTH)
+    matrix, starts = array(part, FIRST, VALUES), rows * width
     sums = no_sums(DOT, TOKENS, PANEL_ROWS, DEPTH)
     for first in range(0, width, DEPTH):
         columns = first + tl.arange(0, DEPTH)

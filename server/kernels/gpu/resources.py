@@ -25,9 +25,11 @@ from server.kernels.gpu.forms import KERNELS, Form
 from server.kernels.gpu.operands import Work
 from server.kernels.gpu.places import PUT_PLACES, TAKE_PLACES
 from server.kernels.gpu.rows import GATE_ROWS, NORM_ROWS, PLACE_HEADS
+from server.kernels.gpu.spread import SPREAD_RUNS, SPREAD_TILES
 from server.kernels.gpu.sums import ADD_PRODUCTS
 
 WARP_THREADS = 32
+SPREADS = (SPREAD_RUNS, SPREAD_TILES)
 DTYPES = tuple(product(TYPES, repeat=2))  # of activations and of values
 ALIGNED = [["tt.divisibility", 16]]  # what Triton finds out of tensors' addresses when it launches
 
@@ -57,6 +59,7 @@ class Source:
     configuration: Configuration
     activations: str  # their type, in Triton's words
     constants: dict[str, Any]
+    values: str = ""  # the same of a delta's, where they are an argument
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ def sources() -> Iterator[Source]:
     """Every kernel in each of its forms, each once."""
     made = (_delta_source(work, n, *own) for work in Work for n in _forms(work) for own in DTYPES)
     yield from {(source.name, source.activations): source for source in made}.values()
+    yield from _spread_sources()
     for kernel in (ADD_PRODUCTS, NORM_ROWS, GATE_ROWS, PLACE_HEADS, TAKE_PLACES, PUT_PLACES):
         (configuration,) = kernel.configurations
         rounds = "INTERPRETED" in kernel.function.arg_names
@@ -82,6 +86,14 @@ def sources() -> Iterator[Source]:
         for activations in TYPES:
             name = kernel.function.__name__
             yield Source(name, kernel, configuration, _type_name(activations), constants)
+
+
+def _spread_sources() -> Iterator[Source]:
+    kernels = [(kernel, own) for kernel in SPREADS for own in kernel.configurations]
+    for (kernel, own), (activations, values) in product(kernels, DTYPES):
+        name = f"{kernel.function.__name__} {own.sizes} {_type_name(values)}"
+        types = _type_name(activations), {"INTERPRETED": is_interpreted()}, _type_name(values)
+        yield Source(name, kernel, own, *types)
 
 
 def _forms(work: Work) -> range:
@@ -127,10 +139,10 @@ def resources_of(source: Source, processor: Processor) -> Resources:
 def _ast(source: Source) -> Any:
     own = source.kernel.signature
     constants = {**source.configuration.sizes, **source.constants}
+    types = {"*x": f"*{source.activations}", "*v": f"*{source.values}"}
     names: Sequence[str] = source.kernel.function.arg_names
     signature = {
-        name: own[name].replace("*x", f"*{source.activations}") if name in own else "constexpr"
-        for name in names
+        name: types.get(own[name], own[name]) if name in own else "constexpr" for name in names
     }
     aligned = {
         (place,): ALIGNED for place, name in enumerate(names) if signature[name].startswith("*")

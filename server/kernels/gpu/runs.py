@@ -22,7 +22,7 @@ from server.kernels.gpu.table import (
     FIFTH,
     FIRST,
     FOURTH,
-    LAUNCH_NUMBERS,
+    ROWS,
     SECOND,
     THIRD,
     array,
@@ -44,19 +44,21 @@ def _multiply_runs(
     target: tl.tensor,
     x: tl.tensor,
     tokens: tl.tensor,
-    table: tl.tensor,
+    parts: tl.tensor,
+    slots: tl.tensor,
     jobs: tl.tensor,
-    launches: tl.tensor,
     launch: tl.tensor,
     VALUES: tl.constexpr,
     RUN: tl.constexpr,
     TOKENS: tl.constexpr,
     STEPS: tl.constexpr,
 ) -> None:
-    first, past, slices = items(launches + launch * LAUNCH_NUMBERS)
+    first, past, slices = items(launch)
     for item in range(first + tl.program_id(0), past, tl.num_programs(0)):
-        own, start = job(table, jobs, item // slices)
-        _multiply_slice(target, x, tokens, own, start, item % slices, VALUES, RUN, TOKENS, STEPS)
+        part, slot, start = job(parts, slots, jobs, item // slices)
+        at = item % slices
+        if at * LANES < read(part, ROWS):
+            _multiply_slice(target, x, tokens, part, slot, start, at, VALUES, RUN, TOKENS, STEPS)
 
 
 @compiled
@@ -64,7 +66,8 @@ def _multiply_slice(
     target: tl.tensor,
     x: tl.tensor,
     tokens: tl.tensor,
-    own: tl.tensor,
+    part: tl.tensor,
+    slot: tl.tensor,
     start: tl.tensor,
     at: tl.tensor,
     VALUES: tl.constexpr,
@@ -72,13 +75,13 @@ def _multiply_slice(
     TOKENS: tl.constexpr,
     STEPS: tl.constexpr,
 ) -> None:
-    bounds = array(own, FIRST, tl.int32) + at * BOUNDS
-    tails = array(own, SECOND, tl.int32)
-    columns = array(own, FOURTH, tl.uint16)
-    values = array(own, FIFTH, VALUES)
+    bounds = array(part, FIRST, tl.int32) + at * BOUNDS
+    tails = array(part, SECOND, tl.int32)
+    columns = array(part, FOURTH, tl.uint16)
+    values = array(part, FIFTH, VALUES)
     pairs = start + tl.arange(0, TOKENS)
-    is_own = pairs < read(own, COUNT)
-    inputs = input_rows(own, tokens, pairs, is_own)
+    is_own = pairs < read(slot, COUNT)
+    inputs = input_rows(part, slot, tokens, pairs, is_own)
     begin, end = tl.load(bounds), tl.load(bounds + 1)
     sums = _sum_steps(x, inputs, is_own, columns, values, begin, end, RUN, TOKENS, STEPS)
     made = tl.sum(tl.reshape(tl.sum(sums, 1), [TOKENS, LANES, RUN]), 2)
@@ -90,10 +93,10 @@ def _multiply_slice(
         sums = _sum_steps(x, inputs, is_own, columns, values, begin, end, RUN, TOKENS, STEPS)
         rest = tl.sum(tl.sum(sums, 2), 1)
         made += tl.where(lanes[None, :] == lane, rest[:, None], 0.0)
-    places = tl.load(array(own, THIRD, tl.uint16) + at * LANES + lanes).to(tl.int32)
+    places = tl.load(array(part, THIRD, tl.uint16) + at * LANES + lanes).to(tl.int32)
     rows = at * LANES // WINDOW_ROWS * WINDOW_ROWS + places
     is_row = places < WINDOW_ROWS  # a lane without a row is told by a larger number
-    store_rows(own, target, pairs, rows, is_own[:, None] & is_row[None, :], made)
+    store_rows(part, slot, target, pairs, rows, is_own[:, None] & is_row[None, :], made)
 
 
 @compiled
@@ -129,10 +132,10 @@ SIGNATURE = {
     "target": "*fp32",
     "x": "*x",
     "tokens": "*i64",
-    "table": "*i64",
+    "parts": "*i64",
+    "slots": "*i64",
     "jobs": "*i64",
-    "launches": "*i64",
-    "launch": "i32",
+    "launch": "*i64",
 }
 MULTIPLY_ENTRIES = Kernel(
     _multiply_runs,

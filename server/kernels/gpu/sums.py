@@ -16,8 +16,9 @@ from server.kernels.gpu.runs import SIGNATURE
 from server.kernels.gpu.table import (
     COUNT,
     FIRST,
-    LAUNCH_NUMBERS,
+    PART_NUMBERS,
     ROWS,
+    SUM_NUMBERS,
     array,
     items,
     job,
@@ -31,25 +32,25 @@ def _spread_bias(
     target: tl.tensor,
     x: tl.tensor,
     tokens: tl.tensor,
-    table: tl.tensor,
+    parts: tl.tensor,
+    slots: tl.tensor,
     jobs: tl.tensor,
-    launches: tl.tensor,
     launch: tl.tensor,
     VALUES: tl.constexpr,
     TOKENS: tl.constexpr,
     PANEL_ROWS: tl.constexpr,
 ) -> None:
     """Every pair of a job gets the bias: (job, panel of rows) is one program's."""
-    first, past, panels = items(launches + launch * LAUNCH_NUMBERS)
+    first, past, panels = items(launch)
     for item in range(first + tl.program_id(0), past, tl.num_programs(0)):
-        own, start = job(table, jobs, item // panels)
+        part, slot, start = job(parts, slots, jobs, item // panels)
         pairs = start + tl.arange(0, TOKENS)
         rows = item % panels * PANEL_ROWS + tl.arange(0, PANEL_ROWS)
-        is_row = rows < read(own, ROWS)
-        bias = tl.load(array(own, FIRST, VALUES) + rows, is_row, 0.0).to(tl.float32)
+        is_row = rows < read(part, ROWS)
+        bias = tl.load(array(part, FIRST, VALUES) + rows, is_row, 0.0).to(tl.float32)
         made = tl.zeros([TOKENS, PANEL_ROWS], tl.float32) + bias[None, :]
-        is_own = pairs < read(own, COUNT)
-        store_rows(own, target, pairs, rows, is_own[:, None] & is_row[None, :], made)
+        is_own = pairs < read(slot, COUNT)
+        store_rows(part, slot, target, pairs, rows, is_own[:, None] & is_row[None, :], made)
 
 
 @compiled
@@ -58,16 +59,17 @@ def _add_products(
     base: tl.tensor,
     products: tl.tensor,
     starts: tl.tensor,
-    order: tl.tensor,
-    pairs: tl.tensor,
+    sums: tl.tensor,
+    parts: tl.tensor,
     coefficients: tl.tensor,
     width: tl.tensor,
     INTERPRETED: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """`y[t]` = `base[t]` and `coefficients[pairs[p]] * products[p]` for the p of token t.
+    """`y[t]` = `base[t]` and `coefficients[pair] * products[product]` of the token's `sums`.
 
-    Those are `order[starts[t]:starts[t + 1]]`.
+    Those are `sums[starts[t]:starts[t + 1]]`. What was not made (the slot has no part in this
+    layer) or counts for nothing (a router left the adapter out) is not read.
     """
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -75,9 +77,12 @@ def _add_products(
     at = token * width + columns
     total = tl.load(base + at, is_column, 0.0)
     for place in range(tl.load(starts + token), tl.load(starts + token + 1)):
-        product = tl.load(order + place)
-        share = tl.load(coefficients + tl.load(pairs + product))
-        total += share * tl.load(products + product * width + columns, is_column, 0.0)
+        own = sums + place * SUM_NUMBERS
+        share = tl.load(coefficients + tl.load(own + 1))
+        rows = read(parts + tl.load(own + 2) * PART_NUMBERS, ROWS)
+        made = tl.where(share != 0.0, rows, 0)
+        at_product = products + tl.load(own) * width + columns
+        total += share * tl.load(at_product, columns < made, 0.0)
     tl.store(y + at, rounded(total, y.dtype.element_ty, INTERPRETED), is_column)
 
 
@@ -93,8 +98,8 @@ ADD_PRODUCTS = Kernel(
         "base": "*fp32",
         "products": "*fp32",
         "starts": "*i64",
-        "order": "*i64",
-        "pairs": "*i64",
+        "sums": "*i64",
+        "parts": "*i64",
         "coefficients": "*fp32",
         "width": "i32",
     },

@@ -1,35 +1,46 @@
 """What the kernels of deltas read from device memory to find their work, and how they read it.
 
-The *table* has a row of 64-bit numbers for each part of a product; the columns are named here.
-*Jobs* `[n, 2]` are (row of the table, first of its segment's pairs), each for as many pairs as a
-configuration has tokens. *Launches* `[n, 3]` are (first job, past job, tiles of rows): an item of
-a launch is one job's tile of rows. All of it is one buffer in device memory, so a captured graph
-of kernels does another batch's work as soon as other numbers lie there.
+All of it are 64-bit numbers in one buffer, so a captured graph of kernels does another batch's work
+as soon as other numbers lie there. A *slot* is one kind of operand of one adapter of a step.
+
+* *Parts* `[slots, PART_NUMBERS]` of a layer: what the slot is there, whatever the batch: rows,
+  columns, addresses. Zeros where the adapter leaves the layer alone.
+* *Slots* `[slots, SLOT_NUMBERS]` of a step: its pairs, and where their products go, in any layer.
+* *Jobs* `[n, 2]` are (slot, first of its pairs), for as many pairs as a configuration has tokens.
+* *Launches* `[n, 4]` are (first job, past job, tiles of rows): an item of a launch is one job's
+  tile of rows. A job whose part ends before the tile has nothing to do there.
 
 Offsets are 32-bit numbers (64-bit ones take twice the registers) from addresses that are not: of
-activations, of a delta's values, of a segment's products there are fewer than 2 ** 31.
+activations, of a delta's values, of a slot's products there are fewer than 2 ** 31.
 """
 
 import triton.language as tl
 
 from server.kernels.gpu.compiled import compiled
 
-TARGET = tl.constexpr(0)  # number of the target where the first pair's row begins
-SOURCE = tl.constexpr(1)  # the same of the source, where that is no row of activations
-PAIR = tl.constexpr(2)  # the segment's first pair
-COUNT = tl.constexpr(3)  # the segment's pairs
-SCALE = tl.constexpr(4)  # the bits of an fp32 number
-ROWS = tl.constexpr(5)  # of the delta; also numbers from a pair's row of the target to the next
-WIDTH = tl.constexpr(6)  # columns of the delta
-SIZE = tl.constexpr(7)  # what the part's own kernel says
-FIRST = tl.constexpr(8)  # addresses of arrays
-SECOND = tl.constexpr(9)
-THIRD = tl.constexpr(10)
-FOURTH = tl.constexpr(11)
-FIFTH = tl.constexpr(12)
-NUM_COLUMNS = tl.constexpr(13)
+# Of a part.
+ROWS = tl.constexpr(0)  # of the delta; also numbers from a pair's row of the target to the next
+WIDTH = tl.constexpr(1)  # columns of the delta
+SCALE = tl.constexpr(2)  # the bits of an fp32 number
+SIZE = tl.constexpr(3)  # what the part's own kernel says
+FIRST = tl.constexpr(4)  # addresses of arrays
+SECOND = tl.constexpr(5)
+THIRD = tl.constexpr(6)
+FOURTH = tl.constexpr(7)
+FIFTH = tl.constexpr(8)
+PART_NUMBERS = tl.constexpr(10)  # even, so that a layer's parts begin at 16 bytes
+
+# Of a slot.
+PAIR = tl.constexpr(0)  # the first pair
+COUNT = tl.constexpr(1)  # the pairs
+TARGET = tl.constexpr(2)  # number of the target where rows begin
+ROW = tl.constexpr(3)  # the row there of the first pair
+SOURCE = tl.constexpr(4)  # number of the source where it begins, if that is no row of activations
+SLOT_NUMBERS = tl.constexpr(6)
+
 JOB_NUMBERS = tl.constexpr(2)
-LAUNCH_NUMBERS = tl.constexpr(3)
+LAUNCH_NUMBERS = tl.constexpr(4)
+SUM_NUMBERS = tl.constexpr(4)  # product, its pair and its slot: what is added to a token
 
 
 @compiled
@@ -41,40 +52,43 @@ def items(launch: tl.tensor) -> tl.tensor:
 
 
 @compiled
-def job(table: tl.tensor, jobs: tl.tensor, number: tl.tensor) -> tl.tensor:
-    """The row of the table that a job is of, and the first of the pairs that it is for."""
-    row = tl.load(jobs + number * JOB_NUMBERS)
+def job(parts: tl.tensor, slots: tl.tensor, jobs: tl.tensor, number: tl.tensor) -> tl.tensor:
+    """The part and the slot that a job is of, and the first of the pairs that it is for."""
+    slot = tl.load(jobs + number * JOB_NUMBERS)
     start = tl.load(jobs + number * JOB_NUMBERS + 1).to(tl.int32)
-    return table + row * NUM_COLUMNS, start
+    return parts + slot * PART_NUMBERS, slots + slot * SLOT_NUMBERS, start
 
 
 @compiled
-def read(own: tl.tensor, column: tl.constexpr) -> tl.tensor:
-    """A number of a row of the table that fits in 32 bits."""
-    return tl.load(own + column).to(tl.int32)
+def read(numbers: tl.tensor, column: tl.constexpr) -> tl.tensor:
+    """A number of a part or of a slot that fits in 32 bits."""
+    return tl.load(numbers + column).to(tl.int32)
 
 
 @compiled
-def array(own: tl.tensor, column: tl.constexpr, dtype: tl.constexpr) -> tl.tensor:
+def array(part: tl.tensor, column: tl.constexpr, dtype: tl.constexpr) -> tl.tensor:
     """Where an array begins: every tensor of its own begins at 16 bytes."""
-    return tl.multiple_of(tl.load(own + column).to(tl.pointer_type(dtype)), 16)
+    return tl.multiple_of(tl.load(part + column).to(tl.pointer_type(dtype)), 16)
 
 
 @compiled
-def scale_of(own: tl.tensor) -> tl.tensor:
-    return read(own, SCALE).to(tl.float32, bitcast=True)
+def scale_of(part: tl.tensor) -> tl.tensor:
+    return read(part, SCALE).to(tl.float32, bitcast=True)
 
 
 @compiled
-def input_rows(own: tl.tensor, tokens: tl.tensor, pairs: tl.tensor, is_own: tl.tensor) -> tl.tensor:
-    """Where, among the activations `[T, WIDTH]`, those of a segment's `pairs` begin."""
-    token = tl.load(tokens + read(own, PAIR) + pairs, is_own, 0)
-    return token.to(tl.int32) * read(own, WIDTH)
+def input_rows(
+    part: tl.tensor, slot: tl.tensor, tokens: tl.tensor, pairs: tl.tensor, is_own: tl.tensor
+) -> tl.tensor:
+    """Where, among the activations `[T, WIDTH]`, those of a slot's `pairs` begin."""
+    token = tl.load(tokens + read(slot, PAIR) + pairs, is_own, 0)
+    return token.to(tl.int32) * read(part, WIDTH)
 
 
 @compiled
 def store_rows(
-    own: tl.tensor,
+    part: tl.tensor,
+    slot: tl.tensor,
     target: tl.tensor,
     pairs: tl.tensor,
     rows: tl.tensor,
@@ -82,5 +96,7 @@ def store_rows(
     made: tl.tensor,
 ) -> None:
     """Write `scale * made [pairs, rows]` to the target's places of these pairs and rows."""
-    places = (pairs * read(own, ROWS))[:, None] + rows[None, :]
-    tl.store(target + tl.load(own + TARGET) + places, scale_of(own) * made, mask)
+    num_rows = tl.load(part + ROWS)
+    begin = target + tl.load(slot + TARGET) + tl.load(slot + ROW) * num_rows
+    places = (pairs * num_rows.to(tl.int32))[:, None] + rows[None, :]
+    tl.store(begin + places, scale_of(part) * made, mask)

@@ -20,7 +20,6 @@ from server.kernels.gpu.runs import SIGNATURE
 from server.kernels.gpu.table import (
     COUNT,
     FIRST,
-    LAUNCH_NUMBERS,
     ROWS,
     SECOND,
     SIZE,
@@ -41,9 +40,9 @@ def _multiply_tiles(
     target: tl.tensor,
     x: tl.tensor,
     tokens: tl.tensor,
-    table: tl.tensor,
+    parts: tl.tensor,
+    slots: tl.tensor,
     jobs: tl.tensor,
-    launches: tl.tensor,
     launch: tl.tensor,
     VALUES: tl.constexpr,
     INTERPRETED: tl.constexpr,
@@ -51,24 +50,30 @@ def _multiply_tiles(
     TOKENS: tl.constexpr,
     DEPTH: tl.constexpr,
 ) -> None:
-    first, past, tile_rows = items(launches + launch * LAUNCH_NUMBERS)
+    first, past, tile_rows = items(launch)
     for item in range(first + tl.program_id(0), past, tl.num_programs(0)):
-        own, start = job(table, jobs, item // tile_rows)
+        part, slot, start = job(parts, slots, jobs, item // tile_rows)
         at = item % tile_rows
-        pairs = start + tl.arange(0, TOKENS)
-        is_own = pairs < read(own, COUNT)
-        inputs = input_rows(own, tokens, pairs, is_own)
-        made = _tile_row(own, x, inputs, is_own, at, VALUES, INTERPRETED, DOT, TOKENS, DEPTH)
-        permuted = at * EDGE + tl.arange(0, EDGE)
-        stride = read(own, SIZE)
-        group = read(own, ROWS) // stride
-        rows = permuted % group * stride + permuted // group
-        store_rows(own, target, pairs, rows, is_own[:, None], made)
+        if at * EDGE < read(part, ROWS):
+            pairs = start + tl.arange(0, TOKENS)
+            is_own = pairs < read(slot, COUNT)
+            inputs = input_rows(part, slot, tokens, pairs, is_own)
+            made = _tile_row(part, x, inputs, is_own, at, VALUES, INTERPRETED, DOT, TOKENS, DEPTH)
+            rows = rows_of_tile(at, read(part, ROWS), read(part, SIZE))
+            store_rows(part, slot, target, pairs, rows, is_own[:, None], made)
+
+
+@compiled
+def rows_of_tile(at: tl.tensor, num_rows: tl.tensor, stride: tl.tensor) -> tl.tensor:
+    """The rows of the weight that a tile row is."""
+    permuted = at * EDGE + tl.arange(0, EDGE)
+    group = num_rows // stride
+    return permuted % group * stride + permuted // group
 
 
 @compiled
 def _tile_row(
-    own: tl.tensor,
+    part: tl.tensor,
     x: tl.tensor,
     inputs: tl.tensor,
     is_own: tl.tensor,
@@ -80,9 +85,9 @@ def _tile_row(
     DEPTH: tl.constexpr,
 ) -> tl.tensor:
     """The products `[TOKENS, EDGE]` with all tiles of a tile row."""
-    starts = array(own, FIRST, tl.int32) + at
-    tile_columns = array(own, SECOND, tl.uint16)
-    values = array(own, THIRD, VALUES)
+    starts = array(part, FIRST, tl.int32) + at
+    tile_columns = array(part, SECOND, tl.uint16)
+    values = array(part, THIRD, VALUES)
     begin, end = tl.load(starts), tl.load(starts + 1)
     rows, depth = tl.arange(0, EDGE), tl.arange(0, DEPTH)
     sums = no_sums(DOT, TOKENS, EDGE, DEPTH)
