@@ -16,8 +16,8 @@ from torch import Tensor
 from adapters_store.adapter import DenseDelta
 from adapters_store.canonical import round_to_fp32
 
-STEPS = ((8, 2), (32, 4), (64, 8), (128, 16), (256, 32))  # up to so many rows, multiples of
-MOST_ROWS = 256  # of one call; more are split
+STEPS = ((8, 2), (32, 4), (64, 8), (128, 16), (256, 32), (512, 64))  # up to, multiples of
+MOST_ROWS = 512  # of one call; more are split, and joined by copying
 
 
 @cache

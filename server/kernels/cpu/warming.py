@@ -11,7 +11,7 @@ from torch import Tensor
 from adapters_store.adapter import BiasDelta, ElementDelta
 from server.kernels.interface import AttentionBatch, DeltaBatch, Kernels
 
-ROWS = (2, 4, 8, 16, 32, 64, 256)  # for which oneDNN makes its kernels ahead
+ROWS = (2, 4, 8, 16, 32, 64, 256, 512)  # for which oneDNN makes its kernels ahead
 HEADS, KV_HEADS, SIZE, PAGE = 2, 1, 32, 32
 
 
