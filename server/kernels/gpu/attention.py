@@ -64,36 +64,40 @@ def _attend(
     DEPTH: tl.constexpr,
     RUN: tl.constexpr,
     LAUNCH: tl.constexpr,
+    PARTS: tl.constexpr,
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
 ) -> None:
-    """Every tile of a launch. `table_...`, `key_...` and `value_...` are strides.
+    """Every tile of a launch, in PARTS of ROWS. `table_...`, `key_...` and `value_...` are strides.
 
     Heads are of SIZE numbers, in DEPTH places; RUN numbers lie together and begin at a multiple of
     RUN, of a key's tokens and of a value.
     """
     first = read(work, LAUNCH)
-    num_tiles = read(work, LAUNCH + 1) - first
+    num_parts = (read(work, LAUNCH + 1) - first) * PARTS
     group = num_heads // num_kv_heads
     number = tl.arange(0, DEPTH)
     is_number = number < SIZE
-    for item in range(tl.program_id(0), num_tiles * num_kv_heads, tl.num_programs(0)):
-        own = work + (first + item % num_tiles) * NUM_COLUMNS
-        kv_head = item // num_tiles
-        row = read(own, ROW) + tl.arange(0, ROWS)
+    for item in range(tl.program_id(0), num_parts * num_kv_heads, tl.num_programs(0)):
+        part, kv_head = item % num_parts, item // num_parts
+        own = work + (first + part // PARTS) * NUM_COLUMNS
+        first_row, past_row = read(own, ROW) + part % PARTS * ROWS, read(own, PAST_ROW)
+        past_key = tl.where(first_row < past_row, read(own, PAST_KEY), 0)
+        row = first_row + tl.arange(0, ROWS)
+        is_row = row < past_row
         token = row // group
         head = kv_head * group + row % group
-        mask = (row < read(own, PAST_ROW))[:, None] & is_number[None, :]
+        mask = is_row[:, None] & is_number[None, :]
         at = (read(own, TOKEN) + token) * num_heads + head
         place = at[:, None] * SIZE + number[None, :]
         made, top, total = _tile(
             tl.load(query + place, mask, 0.0),
             read(own, POSITION) + token,
             read(own, KEY),
-            read(own, PAST_KEY),
+            past_key,
             tables + read(own, SEQUENCE) * table_row,
-            keys + kv_head * key_head,
-            values + kv_head * value_head,
+            keys + tl.multiple_of(kv_head * key_head, RUN),
+            values + tl.multiple_of(kv_head * value_head, RUN),
             scale,
             window,
             page_bits,
@@ -116,8 +120,8 @@ def _attend(
         else:
             at = (piece + token * read(own, SPLITS)) * num_heads + head
             tl.store(sums + (at[:, None] * SIZE + number[None, :]), made, mask)
-            tl.store(tops + 2 * at, top, row < read(own, PAST_ROW))
-            tl.store(tops + 2 * at + 1, total, row < read(own, PAST_ROW))
+            tl.store(tops + 2 * at, top, is_row)
+            tl.store(tops + 2 * at + 1, total, is_row)
 
 
 @compiled
@@ -239,6 +243,14 @@ STRIDES = (
     "value_slot",
 )
 SHAPE = ("window", "num_heads", "num_kv_heads", "page_bits")
+NARROW = {"LAUNCH": 0, "PARTS": 1, "ROWS": NARROW_ROWS, "KEYS": KEYS}
+WIDE = {"LAUNCH": 1, "PARTS": 1, "ROWS": WIDE_ROWS, "KEYS": KEYS}
+WIDE_BY_PARTS = {**NARROW, "LAUNCH": 1, "PARTS": WIDE_ROWS // NARROW_ROWS}
+FORMS_16_BIT = (
+    Configuration(NARROW, num_warps=4, num_stages=3),
+    Configuration(WIDE, num_warps=4, num_stages=2),
+)
+FORMS_32_BIT = (Configuration(NARROW, num_warps=4), Configuration(WIDE_BY_PARTS, num_warps=4))
 ATTEND = Kernel(
     _attend,
     {
@@ -250,10 +262,7 @@ ATTEND = Kernel(
         "scale": "fp32",
         **dict.fromkeys(SHAPE + STRIDES, "i32"),
     },
-    (
-        Configuration({"LAUNCH": 0, "ROWS": NARROW_ROWS, "KEYS": KEYS}, num_warps=4, num_stages=3),
-        Configuration({"LAUNCH": 1, "ROWS": WIDE_ROWS, "KEYS": KEYS}, num_warps=4, num_stages=2),
-    ),
+    FORMS_16_BIT + FORMS_32_BIT,
 )
 MERGE = Kernel(
     _merge,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from server.kernels.gpu.attention import ATTEND, MERGE
+from server.kernels.gpu.attention import ATTEND, FORMS_16_BIT, FORMS_32_BIT, MERGE
 from server.kernels.gpu.attention_list import most_pieces
 from server.kernels.gpu.compiled import is_interpreted
 
@@ -54,9 +54,10 @@ class PagedAttention:
         numbers = (scale * math.log2(math.e), UNLIMITED if window is None else window)
         shape = (num_heads, key_cache.shape[2], key_cache.shape[1].bit_length() - 1)
         strides = (*block_tables.stride(), *_strides(key_cache, value_cache))
-        constants = _constants(size)
+        constants = head_constants(size)
         run = math.gcd(RUN_NUMBERS, key_cache.shape[1], size)
-        for configuration in ATTEND.configurations[: 1 + has_wide]:
+        forms = FORMS_16_BIT if query.dtype.itemsize == 2 else FORMS_32_BIT
+        for configuration in forms[: 1 + has_wide]:
             arguments = (*tensors, *numbers, *shape, *strides)
             ATTEND.launch((self.num_programs,), configuration, *arguments, **constants, RUN=run)
         (configuration,) = MERGE.configurations
@@ -77,6 +78,7 @@ def _strides(keys: Tensor, values: Tensor) -> tuple[int, ...]:
     return key_page, key_head, key_number, value_page, value_head, value_slot
 
 
-def _constants(size: int) -> dict[str, int | bool]:
+def head_constants(size: int) -> dict[str, int | bool]:
+    """Constants of kernels for heads of `size` numbers."""
     depth = max(LEAST_DEPTH, 1 << (size - 1).bit_length())
     return {"INTERPRETED": is_interpreted(), "SIZE": size, "DEPTH": depth}
