@@ -50,6 +50,19 @@ def running(
 
     `environment` is added to this process's own. At the end the whole process group is gone.
     """
+    with running_process(command, port, log, ready, environment) as (url, _):
+        yield url
+
+
+@contextmanager
+def running_process(
+    command: Sequence[str],
+    port: int,
+    log: Path,
+    ready: str = READY,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[tuple[str, int]]:
+    """As `running`, with the process's id."""
     url = f"http://127.0.0.1:{port}"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -61,7 +74,7 @@ def running(
         )
         try:
             _wait_until_ready(url + ready, process, log)
-            yield url
+            yield url, process.pid
         finally:
             _stop(process)
 

@@ -1,8 +1,8 @@
 """The base's linear weights as its files hold them, a few rows at a time.
 
 For reports on adapters: neither loads the model nor reads the loaded one, which may be rounded,
-quantized, or fused with an adapter at the time. The files are mapped and stay open: opening them
-takes longer than reading a few rows.
+quantized, or fused with an adapter at the time. The files stay open: opening them takes longer than
+reading a few rows.
 """
 
 from contextlib import ExitStack

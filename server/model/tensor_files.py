@@ -32,7 +32,7 @@ class TensorFiles:
         return tuple(self.file_of[tensor].get_slice(tensor).get_shape())
 
     def read(self, tensor: str) -> Tensor:
-        """The tensor as stored, on the CPU. Raises CheckpointUnsupported for an odd dtype."""
+        """A new tensor as stored, on the CPU. Raises CheckpointUnsupported for an odd dtype."""
         dtype = self.file_of[tensor].get_slice(tensor).get_dtype()
         if dtype not in DTYPES:
             raise CheckpointUnsupported(self.name, f"dtype of {tensor}", dtype)
@@ -43,6 +43,8 @@ class TensorFiles:
         self, tensors: tuple[str, ...], dtype: torch.dtype, device: torch.device | str
     ) -> Tensor:
         """`tensors` one below the other, as one new tensor."""
+        if len(tensors) == 1:
+            return self.read(tensors[0]).to(device, dtype)  # the one that was read, if it can be
         shapes = [self.shape(tensor) for tensor in tensors]
         num_rows = [shape[0] for shape in shapes]
         whole = torch.empty((sum(num_rows), *shapes[0][1:]), dtype=dtype, device=device)
@@ -83,7 +85,8 @@ def _indexed_names(index: Path) -> list[str]:
 
 
 def _opened(path: Path) -> Any:
+    """Read from when it is asked: a mapping would keep what was read in memory, a second copy."""
     try:
-        return safe_open(path, framework="pt")
+        return safe_open(path, framework="pt", backend="pread")
     except SafetensorError as error:
         raise CheckpointDamaged(str(path.parent), path.name, str(error)) from error

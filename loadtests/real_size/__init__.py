@@ -1,0 +1,1 @@
+"""A model of real size, random weights, served on this machine: memory, load time, both modes."""
