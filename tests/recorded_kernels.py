@@ -171,6 +171,9 @@ class LoggingDevice:
         self._streams += 1
         return LoggingStream(self.log, f"stream {self._streams}")
 
+    def usual(self) -> Stream:
+        return LoggingStream(self.log, "usual")
+
     def pinned(self, count: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(count, dtype=dtype)
 

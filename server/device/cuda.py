@@ -25,6 +25,9 @@ class CudaDevice:
     def stream(self) -> Stream:
         return _CudaStream(torch.cuda.Stream(self.place))
 
+    def usual(self) -> Stream:
+        return _CudaStream(torch.cuda.default_stream(self.place))
+
     def pinned(self, count: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(count, dtype=dtype, pin_memory=True)
 

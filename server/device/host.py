@@ -25,6 +25,9 @@ class HostDevice:
     def stream(self) -> Stream:
         return _AtOnce()
 
+    def usual(self) -> Stream:
+        return _AtOnce()
+
     def pinned(self, count: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(count, dtype=dtype)
 

@@ -63,6 +63,9 @@ class Device(Protocol):
     def stream(self) -> Stream:
         """A new one."""
 
+    def usual(self) -> Stream:
+        """The one that takes what is given while no other is used."""
+
     def pinned(self, count: int, dtype: torch.dtype) -> Tensor:
         """Host memory `[count]` that copies come from and go to while nobody waits for them."""
 

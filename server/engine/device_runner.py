@@ -73,7 +73,7 @@ class DeviceRunner(ModelRunner):
         """`resident` gives adapters that have arrived, in `stream`; so does that of the `fuser`."""
         super().__init__(model, cache, form.page_size, resident, eos_token_ids, fuser)
         self._kernels, self._form = kernels, form
-        self._on, self._stream = device, stream
+        self._on, self._stream, self._usual = device, stream, device.usual()
         self._landing = Landing(device, stream)
         self._decoding = DecodeSteps(model, kernels, cache, device, form, max_rows)
 
@@ -84,6 +84,8 @@ class DeviceRunner(ModelRunner):
             self._decoding.warm_up()
 
     def run(self, batch: ScheduledBatch) -> list[EntryResult]:
+        # Between steps this thread may have changed weights.
+        self._stream.wait_for(self._usual.mark())
         with self._stream.use():
             return super().run(batch)
 

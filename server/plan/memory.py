@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from server.plan.workload import PAGE, STEP_TOKENS, Workload
+from server.plan.workload import PAGE, Workload
 
 FP32 = 4
 
@@ -67,13 +67,13 @@ def adapter_bytes(workload: Workload) -> int:
 def workspace_bytes(workload: Workload) -> int:
     """Activations of the largest step, fp32 logits, and a GPU's scratch.
 
-    A step has T = max(512, batch) tokens. Of each, while its widest layer is computed, there are
+    A step has T = max(512, batch) tokens, unless told otherwise. Of each, while its widest layer is computed, there are
     the residual, the normed input, gate and up and their product: (2 hidden + 3 intermediate)
     numbers. Logits: batch * vocabulary * 4. Scratch: a GPU keeps one changed copy of the largest
     target, for long prompts.
     """
     model = workload.model
-    tokens = max(STEP_TOKENS, workload.batch)
+    tokens = max(workload.step_tokens, workload.batch)
     activations = tokens * (2 * model.hidden + 3 * model.intermediate) * workload.dtype_bytes
     return activations + workload.batch * model.vocab * FP32 + _scratch(workload)
 

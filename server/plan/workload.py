@@ -34,6 +34,7 @@ class Workload:
     context: int
     dtype: Dtype
     quantization: Quantization = "none"
+    step_tokens: int = STEP_TOKENS  # most of one step
 
     def __post_init__(self) -> None:
         """Raises NotServed for what the server would refuse."""

@@ -79,6 +79,8 @@ def logged_step(engine: Engine, device: LoggingDevice) -> list[str]:
 
 
 DECODE_STEP = [
+    "usual mark {usual}",
+    "stream 1 after usual mark {usual}",
     "use stream 1",
     "to device",
     "replay",
@@ -97,7 +99,7 @@ def test_a_decode_step_is_one_copy_there_one_replay_one_copy_back_and_one_wait(
     device = LoggingDevice("meta")
     served = serve(real, device, mode=mode, **ways)
     for n in range(3, 6):
-        expected = [each.format(n=n) for each in DECODE_STEP]
+        expected = [each.format(n=n, usual=n) for each in DECODE_STEP]
         assert logged_step(served.engine, device) == expected
 
 
@@ -107,7 +109,7 @@ def test_a_prompts_step_is_one_copy_there_and_one_back(real: RealEngine) -> None
     for n in range(3):
         served.engine.add(request(str(n), [9 + n, 5, 6], max_tokens=30))
     log = logged_step(served.engine, device)
-    assert [each for each in log if each.startswith("to")] == ["to device", "to host"]
+    assert [each for each in log if each.startswith("to ")] == ["to device", "to host"]
     assert sum(each.startswith("host after") for each in log) == 1
 
 
@@ -140,7 +142,7 @@ def test_the_device_and_not_the_host_waits_for_an_adapter_once(real: RealEngine)
         for _ in range(4):
             served.engine.step()
     assert [each for each in device.log if "the upload" in each] == ["stream 1 after the upload"]
-    assert device.log[:3] == ["use stream 1", "stream 1 after the upload", "to device"]
+    assert device.log[2:5] == ["use stream 1", "stream 1 after the upload", "to device"]
     real._residents.clear()
 
 
