@@ -22,6 +22,7 @@ class Memory:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.num_checked = 0
         self._ends: dict[int, int] = {}  # by address of the first byte
+        self._sorted = np.zeros((2, 0), np.int64)  # firsts and ends; none: to be sorted again
         self._kept: list[Tensor] = []  # alive, so that their addresses stay theirs
         for name, mask_at in (("create_masked_load", 0), ("create_masked_store", 1)):
             access = getattr(InterpreterBuilder, name)
@@ -33,7 +34,9 @@ class Memory:
         """Let kernels touch `tensors`."""
         for tensor in tensors:
             first = tensor.data_ptr()
-            self._ends[first] = max(self._ends.get(first, 0), first + tensor.nbytes)
+            if self._ends.get(first, 0) < first + tensor.nbytes:
+                self._ends[first] = first + tensor.nbytes
+                self._sorted = np.zeros((2, 0), np.int64)
             self._kept.append(tensor)
 
     def placed(self, tensor: Tensor) -> Tensor:
@@ -59,8 +62,9 @@ class Memory:
         return checked
 
     def _check(self, addresses: np.ndarray, size: int) -> None:
-        firsts = np.array(sorted(self._ends))
-        ends = np.array([self._ends[first] for first in firsts])
+        if not self._sorted.size:
+            self._sorted = np.array(sorted(self._ends.items()), np.int64).T
+        firsts, ends = self._sorted
         at = np.searchsorted(firsts, addresses, side="right") - 1
         is_inside = (at >= 0) & (addresses + size <= ends[at])
         assert is_inside.all(), "a kernel went outside of what it was given"
