@@ -66,8 +66,9 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="of weights and activations; auto: fp32 on CPU, bf16 on CUDA"
     )
-    kernels: Literal["auto", "reference", "cpu"] = Field(
-        "auto", description="what computes; auto: cpu for fp32 on a CPU, else plain torch"
+    kernels: Literal["auto", "reference", "cpu", "gpu"] = Field(
+        "auto",
+        description="what computes; auto: gpu on CUDA, cpu for fp32 on a CPU, else plain torch",
     )
     quantization: Literal["none", "int8"] = Field(
         "none", description="of the base; int8: a byte to a weight, on a CPU, adapters in full"
@@ -80,8 +81,11 @@ class Settings(BaseSettings):
     max_model_len: int | None = Field(
         None, gt=0, description="longest sequence, prompt and output; else what model and KV allow"
     )
-    device_cache_bytes: ByteSize = Field(
-        ByteSize(2 << 30), gt=0, description="memory for KV pages and adapters, beside the model"
+    device_cache_bytes: ByteSize | None = Field(
+        None,
+        gt=0,
+        description="memory for KV pages and adapters, beside the model; 2 GiB unless told, on "
+        "CUDA all that remains",
     )
     page_size: int = Field(32, gt=0, description="tokens per KV page")
     max_num_seqs: int = Field(64, gt=0, description="sequences in one step")

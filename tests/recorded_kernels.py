@@ -157,6 +157,7 @@ class LoggingDevice:
     """Does at once what it is asked for, where `place` is, and keeps what that was, in order."""
 
     name = "a fake"
+    is_gpu = True
 
     def __init__(self, place: str = "cpu", memory: Memory | None = None) -> None:
         self.place = torch.device(place)

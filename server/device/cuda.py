@@ -13,6 +13,8 @@ from server.device.interface import Event, Memory, Recording, Stream
 class CudaDevice:
     """The GPU at `place`. All of its recordings share one pool, so no two may run at a time."""
 
+    is_gpu = True
+
     def __init__(self, name: str, place: torch.device) -> None:
         self.name = name
         self.place = place

@@ -15,6 +15,7 @@ class HostDevice:
     """This machine's processors and memory. A recording is the work itself, done once more."""
 
     name = "CPU"
+    is_gpu = False
     place = torch.device("cpu")
 
     def memory(self) -> Memory:

@@ -54,6 +54,10 @@ class Device(Protocol):
         """As its maker calls it."""
 
     @property
+    def is_gpu(self) -> bool:
+        """Whether its memory is its own, and what it is given is done later."""
+
+    @property
     def place(self) -> torch.device:
         """Where torch has its tensors."""
 
