@@ -1,6 +1,7 @@
 """Arrow's shares: from a row's own input, whatever else is computed beside it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 from peft import ArrowConfig
 from peft.tuners.lora.arrow import ArrowLoraLinearLayer
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from adapters_store.adapter import DenseDelta, LowRankDelta, SparseAdapter
 from adapters_store.errors import InvalidMerge
@@ -24,6 +27,14 @@ from server.adapters.prototypes import Prototypes, make_prototypes, top_directio
 from server.adapters.routing import Mixture, RoutedMember, arrow_shares
 from server.kernels.reference import ReferenceKernels
 
+aten = torch.ops.aten
+# Masks are counted, numbers read, and lists of indices copied.
+WAITING = {
+    aten.nonzero.default,
+    aten._local_scalar_dense.default,
+    aten.index.Tensor,
+    aten.index_put_.default,
+}
 KERNELS = ReferenceKernels("cpu")
 QKV, DOWN = "qkv", "down"
 A, B, C = ("sha256:" + letter * 64 for letter in "abc")
@@ -182,6 +193,27 @@ def test_16_bit_inputs_are_widened_first() -> None:
     found = mixture.shares(QKV, x)
     assert found.dtype == torch.float32
     assert torch.equal(found, mixture.shares(QKV, x.float()))
+
+
+class OneDevice(TorchDispatchMode):
+    """Lets nothing through that would wait for a device, or for a copy to it."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func not in WAITING
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        assert {tensor.device.type for tensor in tensors} <= {"meta"}, f"{func} of the host"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("top_k", [None, 1])
+def test_shares_wait_for_no_device(top_k: int | None) -> None:
+    directions = torch.ones(8, device="meta")
+    members = [RoutedMember(d, {QKV}, {QKV: directions} if d != B else {}) for d in (A, B, C)]
+    mixture = Mixture(ArrowRouter(1.0, top_k), tuple(members))
+    x = torch.ones(5, 8, device="meta")
+    with OneDevice():
+        assert mixture.shares(QKV, x).shape == (3, 5)
+        assert mixture.shares(DOWN, x).shape == (3, 5)
 
 
 # Pairs
