@@ -5,7 +5,8 @@
 Writes a checkpoint of bf16 (7.6 GB; what is there already is kept) into DIRECTORY and starts the
 server on it twice: first it makes the base's digests, then it reads them. The second one is sent an
 adapter that changes `--keep-ratio` of every QKV layer, and asked by base and adapter in both modes.
-Fails unless the base's tokens stay the same, before the adapter is fused and after it is undone.
+Fails unless the base's tokens and their log-probabilities are the same before the adapter is fused
+and after it is undone.
 Memory is the server's, by Linux. The last line is JSON.
 """
 
@@ -124,13 +125,13 @@ def _publish(http: httpx.Client, config: Mapping[str, Any], keep_ratio: float) -
 
 def faults_of(result: Result) -> list[str]:
     """What must not be."""
-    tokens = {name: answer["tokens"] for name, answer in result["answers"].items()}
+    said = {name: (own["tokens"], own["logprobs"]) for name, own in result["answers"].items()}
     faults = [
-        f"{name}: {tokens[name]} instead of {tokens['base']}"
+        f"{name}: {said[name]} instead of {said['base']}"
         for name in ("base, undone", "base again")
-        if tokens[name] != tokens["base"]
+        if said[name] != said["base"]
     ]
-    if tokens["adapter, batched"] == tokens["base"]:
+    if said["adapter, batched"] == said["base"]:
         faults.append("the adapter changes nothing")
     return faults
 
