@@ -8,11 +8,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
 
+from server.plan.efficiency import CPU_KERNELS, LIMIT, Efficiency
 from server.plan.errors import NameUnknown
 
 MIB = 1 << 20
@@ -23,15 +24,16 @@ REPEATS = 5
 BANK_CONFLICTS = 3.5  # expected most of 32 random columns in one of 32 banks
 LANES_PER_CYCLE = 32  # 4-byte words that a GPU's multiprocessor reads of its shared memory
 CPU_FLOPS_PER_GATHER = 32.0  # a vector of 16 gathered numbers takes the time of 16 multiply-adds
+BYTES_PER_FP32 = 4  # products of bytes in place of one of fp32, in an instruction of AVX-512 VNNI
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Limits of one device.
+    """Limits of one device, and how near kernels come to them.
 
-    `matrix_flops` by dtype are of dense products, `vector_flops` of fp32 outside of them, and
-    `gathers` the numbers per second that can be read by index from nearest memory.
-    `runtime_bytes` are what the driver and libraries keep.
+    `matrix_flops` by dtype are of dense products ("int8" where bytes are multiplied),
+    `vector_flops` of fp32 outside of them, and `gathers` the numbers per second that can be read by
+    index from nearest memory. `runtime_bytes` are what the driver and libraries keep.
     """
 
     name: str
@@ -41,6 +43,12 @@ class Device:
     vector_flops: float
     gathers: float
     runtime_bytes: int
+    efficiency: Efficiency = LIMIT
+
+    @property
+    def at_limit(self) -> "Device":
+        """With kernels that reach its limits."""
+        return replace(self, efficiency=LIMIT)
 
     @property
     def is_cpu(self) -> bool:
@@ -100,17 +108,18 @@ def find_device(name: str) -> Device:
 def cpu_device(bandwidth: float, flops: float, memory_bytes: int) -> Device:
     """A CPU with so many bytes and fp32 operations per second.
 
-    It computes in fp32; loops of vectors have the same arithmetic as products, and read by index
-    one number in the time of `CPU_FLOPS_PER_GATHER` operations.
+    It computes in fp32, or multiplies bytes; loops of vectors have the same arithmetic as fp32
+    products, and read by index one number in the time of `CPU_FLOPS_PER_GATHER` operations.
     """
     return Device(
         name=CPU,
         memory_bytes=memory_bytes,
         bandwidth=bandwidth,
-        matrix_flops=MappingProxyType({"float32": flops}),
+        matrix_flops=MappingProxyType({"float32": flops, "int8": BYTES_PER_FP32 * flops}),
         vector_flops=flops,
         gathers=flops / CPU_FLOPS_PER_GATHER,
         runtime_bytes=500 * MIB,
+        efficiency=CPU_KERNELS,
     )
 
 

@@ -2,7 +2,7 @@
 
 Symbols: B tokens of the step, one for each sequence; h hidden, s bytes of a number, L layers. Each
 count is of all layers together. Inputs are read once and outputs written once, nothing stays in a
-cache between kernels, and nothing is counted for starting one.
+cache between kernels.
 """
 
 from collections.abc import Iterator
@@ -22,13 +22,18 @@ TOKENS_FOR_DOT = 8  # of one adapter, from which tiles are multiplied as matrice
 @dataclass(frozen=True, slots=True)
 class KernelCost:
     """Of one kernel, over all layers of a step: bytes to and from memory; operations in dense
-    products, in vectors, and numbers read by index."""
+    products, in vectors, numbers read by index, and operations in products of bytes; how often it
+    is started, tokens that it handles one by one, and tokens that are chosen by it."""
 
     name: str
     num_bytes: float
     matrix_flops: float = 0.0
     vector_flops: float = 0.0
     gathers: float = 0.0
+    int8_flops: float = 0.0
+    starts: int = 0
+    rows: int = 0
+    choices: int = 0
 
 
 def step_kernels(workload: Workload, tokens: int, distinct: int) -> tuple[KernelCost, ...]:
@@ -57,7 +62,8 @@ def step_kernels(workload: Workload, tokens: int, distinct: int) -> tuple[Kernel
 
 def _embed(workload: Workload, tokens: int) -> KernelCost:
     """Bytes: 2 B h s, a row read and written."""
-    return KernelCost("embed", 2 * tokens * workload.model.hidden * workload.dtype_bytes)
+    num_bytes = 2 * tokens * workload.model.hidden * workload.dtype_bytes
+    return KernelCost("embed", num_bytes, starts=1)
 
 
 def _norms(workload: Workload, tokens: int) -> KernelCost:
@@ -66,7 +72,8 @@ def _norms(workload: Workload, tokens: int) -> KernelCost:
     hidden = workload.model.hidden
     norms = NORMS_PER_LAYER * workload.model.layers + 1
     num_bytes = norms * (4 * tokens + 1) * hidden * workload.dtype_bytes
-    return KernelCost("norms", num_bytes, vector_flops=norms * NORM_FLOPS * tokens * hidden)
+    flops = norms * NORM_FLOPS * tokens * hidden
+    return KernelCost("norms", num_bytes, vector_flops=flops, starts=norms)
 
 
 def _product(workload: Workload, name: str, matrix: Matrix, layers: int, tokens: int) -> KernelCost:
@@ -75,7 +82,10 @@ def _product(workload: Workload, name: str, matrix: Matrix, layers: int, tokens:
     out = FP32 if name == "lm_head" else workload.dtype_bytes
     activations = tokens * (matrix.columns * workload.dtype_bytes + matrix.rows * out)
     num_bytes = layers * (matrix.size * workload.weight_bytes + activations)
-    return KernelCost(name, num_bytes, matrix_flops=layers * 2.0 * tokens * matrix.size)
+    flops = layers * 2.0 * tokens * matrix.size
+    if workload.quantization == "int8":
+        return KernelCost(name, num_bytes, int8_flops=flops, starts=layers)
+    return KernelCost(name, num_bytes, matrix_flops=flops, starts=layers)
 
 
 def _deltas(workload: Workload, tokens: int, distinct: int) -> Iterator[KernelCost]:
@@ -95,6 +105,8 @@ def _deltas(workload: Workload, tokens: int, distinct: int) -> Iterator[KernelCo
             matrix_flops=2 * pairs if is_dense else 0.0,
             vector_flops=0.0 if is_dense else 2 * pairs,
             gathers=pairs if adapter.kind == "element" else 0.0,
+            starts=layers,
+            rows=layers * tokens,
         )
 
 
@@ -105,7 +117,13 @@ def _rotate(workload: Workload, tokens: int) -> KernelCost:
     queries = model.heads * model.head_dim
     moved = 2 * tokens * (queries + 2 * model.kv_size) * workload.dtype_bytes
     flops = ROTATE_FLOPS * tokens * (queries + model.kv_size)
-    return KernelCost("rope + cache write", model.layers * moved, vector_flops=model.layers * flops)
+    return KernelCost(
+        "rope + cache write",
+        model.layers * moved,
+        vector_flops=model.layers * flops,
+        starts=model.layers,
+        rows=model.layers * tokens,
+    )
 
 
 def _attention(workload: Workload, tokens: int) -> KernelCost:
@@ -119,6 +137,8 @@ def _attention(workload: Workload, tokens: int) -> KernelCost:
         "attention",
         model.layers * moved,
         vector_flops=4.0 * model.layers * tokens * seen * queries,
+        starts=model.layers,
+        rows=model.layers * tokens,
     )
 
 
@@ -126,11 +146,20 @@ def _gate(workload: Workload, tokens: int) -> KernelCost:
     """Of each layer, with n intermediate numbers. Bytes: 3 B n s; operations: 8 B n."""
     numbers = workload.model.layers * tokens * workload.model.intermediate
     return KernelCost(
-        "silu gate", 3 * numbers * workload.dtype_bytes, vector_flops=GATE_FLOPS * numbers
+        "silu gate",
+        3 * numbers * workload.dtype_bytes,
+        vector_flops=GATE_FLOPS * numbers,
+        starts=workload.model.layers,
     )
 
 
 def _summary(workload: Workload, tokens: int) -> KernelCost:
     """Bytes: 4 B vocabulary, fp32 logits read; operations: 8 B vocabulary."""
     logits = tokens * workload.model.vocab
-    return KernelCost("sampling", FP32 * logits, vector_flops=SUMMARY_FLOPS * logits)
+    return KernelCost(
+        "sampling",
+        FP32 * logits,
+        vector_flops=SUMMARY_FLOPS * logits,
+        starts=1,
+        choices=tokens,
+    )

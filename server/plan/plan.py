@@ -21,12 +21,14 @@ class Plan:
     largest_batch: int  # beside these adapters
     most_adapters: int  # beside these sequences
     forecasts: Mapping[Mode, Forecast | None]
+    limits: Mapping[Mode, Forecast | None]  # the same by kernels that reach the device's limits
     curve: Mapping[Mode, tuple[float | None, ...]]  # tokens per second, for CURVE adapters
 
 
 def make_plan(workload: Workload) -> Plan:
     """Raises DoesNotFit."""
     memory = require_fit(workload)
+    at_limit = replace(workload, device=workload.device.at_limit)
     most = most_adapters(workload)
     return Plan(
         workload=workload,
@@ -35,6 +37,7 @@ def make_plan(workload: Workload) -> Plan:
         largest_batch=largest_batch(workload),
         most_adapters=most,
         forecasts={mode: forecast(workload, mode) for mode in MODES},
+        limits={mode: forecast(at_limit, mode) for mode in MODES},
         curve={mode: tuple(_rate(workload, mode, n, most) for n in CURVE) for mode in MODES},
     )
 

@@ -47,18 +47,19 @@ def _kernels(plan: Plan) -> Iterator[Table]:
         title = f"{plan.workload.device.name}, {found.mode}: one step"
         table = _table("kernel", "bound by", "MB", "GFLOP", "ms", title=title, words=2)
         for kernel in found.kernels:
-            cost, flops = kernel.cost, kernel.cost.matrix_flops + kernel.cost.vector_flops
+            cost = kernel.cost
+            flops = cost.matrix_flops + cost.int8_flops + cost.vector_flops
             numbers = (f"{cost.num_bytes / 1e6:,.1f}", f"{flops / 1e9:,.2f}", _ms(kernel.seconds))
             table.add_row(cost.name, kernel.bound, *numbers)
         yield table
 
 
 def _forecasts(plans: Sequence[Plan]) -> Table:
-    table = _table("device", "mode", "ms per token", "tok/s", title="decoding", words=2)
+    columns = ("ms per token", "tok/s", "limit, tok/s")
+    table = _table("device", "mode", *columns, title="decoding", words=2)
     for plan in plans:
         for mode, found in plan.forecasts.items():
-            shown = _rates(found) if found else (NONE, NONE)
-            table.add_row(plan.workload.device.name, mode, *shown)
+            table.add_row(plan.workload.device.name, mode, *_rates(found, plan.limits[mode]))
     return table
 
 
@@ -72,8 +73,11 @@ def _curve(plans: Sequence[Plan]) -> Table:
     return table
 
 
-def _rates(found: Forecast) -> tuple[str, str]:
-    return _ms(found.seconds_per_token), f"{found.tokens_per_second:,.0f}"
+def _rates(found: Forecast | None, limit: Forecast | None) -> tuple[str, ...]:
+    if found is None or limit is None:
+        return NONE, NONE, NONE
+    rates = (f"{own.tokens_per_second:,.0f}" for own in (found, limit))
+    return _ms(found.seconds_per_token), *rates
 
 
 def _gib(num_bytes: int) -> str:
@@ -105,6 +109,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
             "max_model_len": workload.context,
         },
         "forecasts": {mode: found and _forecast(found) for mode, found in plan.forecasts.items()},
+        "limits": {mode: own and own.tokens_per_second for mode, own in plan.limits.items()},
         "curve": {"adapters": list(CURVE), **{m: list(own) for m, own in plan.curve.items()}},
     }
 
@@ -123,6 +128,7 @@ def _kernel(kernel: KernelTime) -> dict[str, Any]:
         "name": cost.name,
         "bytes": cost.num_bytes,
         "matrix_flops": cost.matrix_flops,
+        "int8_flops": cost.int8_flops,
         "vector_flops": cost.vector_flops,
         "gathers": cost.gathers,
         "seconds": kernel.seconds,

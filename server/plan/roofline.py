@@ -1,12 +1,14 @@
-"""Counts as times: a kernel takes as long as the scarcest of what it needs.
+"""Counts as times: what a kernel needs over how fast a device with these kernels gives it.
 
-A lower bound of each kernel, and so a forecast that a real step can only exceed.
+With an efficiency of 1 that is a lower bound of each kernel, and so a forecast that a real step can
+only exceed.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 from server.plan.devices import Device
+from server.plan.efficiency import Efficiency
 from server.plan.kernels import KernelCost, step_kernels
 from server.plan.switching import switch_cost
 from server.plan.workload import Workload
@@ -22,7 +24,7 @@ class KernelTime:
 
     cost: KernelCost
     seconds: float
-    bound: str  # memory, products, vectors or gathers
+    bound: str  # memory, products, vectors, gathers, or starts: all that is beside them
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +39,44 @@ class Forecast:
 
 
 def kernel_time(device: Device, cost: KernelCost, dtype: str) -> KernelTime:
-    """seconds = max(bytes / bandwidth, product operations / their peak in `dtype`, vector
-    operations / their peak, numbers read by index / their rate)."""
-    spent = {
-        "memory": cost.num_bytes / device.bandwidth,
-        "products": cost.matrix_flops / device.matrix_flops[dtype],
-        "vectors": cost.vector_flops / device.vector_flops,
-        "gathers": cost.gathers / device.gathers,
+    """seconds = memory's and the longest computation's, or the longer where they overlap, and
+    those beside them.
+
+    memory = bytes / bandwidth; computations: products' operations / their peak in `dtype` or of
+    bytes, vectors' operations / their peak, numbers read by index / their rate; each over the share
+    that is reached. Beside: starts, rows and choices, each times its seconds.
+    """
+    reached = device.efficiency
+    share = reached.int8_bandwidth if cost.int8_flops else reached.bandwidth
+    memory = cost.num_bytes / (device.bandwidth * share)
+    computed = _computations(device, cost, dtype)
+    beside = _beside(reached, cost)
+    longest = max(computed.values())
+    work = max(memory, longest) if reached.overlaps else memory + longest
+    spent = {"memory": memory, **computed, "starts": beside}
+    return KernelTime(cost, work + beside, max(spent, key=spent.__getitem__))
+
+
+def _computations(device: Device, cost: KernelCost, dtype: str) -> dict[str, float]:
+    """Seconds of each kind of operation, one or none of which a kernel has much of."""
+    reached, peaks = device.efficiency, device.matrix_flops
+    products = cost.matrix_flops / (peaks[dtype] * reached.products)
+    if cost.int8_flops:
+        products += cost.int8_flops / (peaks["int8"] * reached.int8_products)
+    return {
+        "products": products,
+        "vectors": cost.vector_flops / (device.vector_flops * reached.vectors),
+        "gathers": cost.gathers / (device.gathers * reached.gathers),
     }
-    bound = max(spent, key=spent.__getitem__)
-    return KernelTime(cost, spent[bound], bound)
+
+
+def _beside(reached: Efficiency, cost: KernelCost) -> float:
+    """Seconds that pass whatever the device can do."""
+    return (
+        cost.starts * reached.start_seconds
+        + cost.rows * reached.row_seconds
+        + cost.choices * reached.choice_seconds
+    )
 
 
 def forecast(workload: Workload, mode: Mode) -> Forecast | None:

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from server.plan.command import plan
+from server.plan.efficiency import CPU_KERNELS
 
 MINI = ("phi-3-mini-4k", "--context", "512")
 CPU = ("--device", "cpu", "--bandwidth", "20", "--gflops", "100", "--memory", "16")
@@ -38,6 +39,7 @@ KERNEL = {
     "name": "str",
     "bytes": "int",
     "matrix_flops": "float",
+    "int8_flops": "float",
     "vector_flops": "float",
     "gathers": "float",
     "seconds": "float",
@@ -57,6 +59,7 @@ PLAN = {
         ("device_cache_bytes", "max_adapter_bytes_device", "max_num_seqs", "max_model_len"), "int"
     ),
     "forecasts": {"base": FORECAST, "batched": FORECAST, "fused": FORECAST},
+    "limits": {"base": "float", "batched": "float", "fused": "float"},
     "curve": {"adapters": ["int"], "base": ["float"], "batched": ["float"], "fused": ["float"]},
 }
 
@@ -89,7 +92,11 @@ def test_a_cpu_with_given_numbers_measures_nothing(monkeypatch: pytest.MonkeyPat
     [found] = printed("demo", *CPU)
     assert found["memory"]["total"] == 16 << 30
     head = next(k for k in found["forecasts"]["base"]["kernels"] if k["name"] == "lm_head")
-    assert head["seconds"] == max(head["bytes"] / 20e9, head["matrix_flops"] / 100e9)
+    reading = head["bytes"] / (20e9 * CPU_KERNELS.bandwidth)
+    multiplying = head["matrix_flops"] / (100e9 * CPU_KERNELS.products)
+    one_start = CPU_KERNELS.start_seconds
+    assert head["seconds"] == pytest.approx(reading + multiplying + one_start)
+    assert found["limits"]["base"] > found["forecasts"]["base"]["tokens_per_second"]
 
 
 def test_a_cpu_is_measured_unless_told() -> None:

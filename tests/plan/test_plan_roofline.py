@@ -16,10 +16,11 @@ from transformers import Phi3Config, Phi3ForCausalLM
 from server.engine.turns import QUANTUM
 from server.plan.adapters import AdapterShape
 from server.plan.devices import GPUS, Device
+from server.plan.efficiency import Efficiency
 from server.plan.kernels import KernelCost, step_kernels
 from server.plan.models import MODELS, ModelShape
 from server.plan.plan import CURVE, make_plan
-from server.plan.roofline import TURN_STEPS, Forecast, Mode, forecast, kernel_time
+from server.plan.roofline import MODES, TURN_STEPS, Forecast, Mode, forecast, kernel_time
 from server.plan.switching import switch_cost
 from server.plan.workload import Workload
 
@@ -120,6 +121,58 @@ def test_a_kernel_takes_as_long_as_the_scarcest(
     assert (found.seconds, found.bound) == (seconds, bound)
 
 
+REACHED = Efficiency(0.5, 0.25, 0.25, 0.125, 0.5, 0.2, False, 3.0, 0.5, 7.0)
+
+
+@pytest.mark.parametrize(
+    ("cost", "seconds", "bound"),
+    [
+        (KernelCost("nothing", 0), 0, "memory"),
+        (KernelCost("one after the other", 30, 100), 6 + 4, "memory"),
+        (KernelCost("the longest computation", 10, 100, 10, 5), 2 + 5, "gathers"),
+        (KernelCost("bytes", 10, int8_flops=400), 4 + 8, "products"),
+        (KernelCost("beside", 10, starts=2, rows=4, choices=1), 2 + 6 + 2 + 7, "starts"),
+    ],
+)
+def test_kernels_reach_a_share_and_take_something_besides(
+    cost: KernelCost, seconds: float, bound: str
+) -> None:
+    peaks = {"float32": 100.0, "int8": 400.0}
+    device = replace(DEVICE, matrix_flops=peaks, efficiency=REACHED)
+    found = kernel_time(device, cost, "float32")
+    assert found.seconds == pytest.approx(seconds)
+    assert found.bound == bound
+    limit = kernel_time(device.at_limit, cost, "float32").seconds
+    overlapped = replace(device, efficiency=replace(REACHED, overlaps=True))
+    assert limit <= kernel_time(overlapped, cost, "float32").seconds <= found.seconds
+
+
+@given(workloads())
+def test_no_forecast_is_faster_than_the_limit(planned: Workload) -> None:
+    at_limit = replace(planned, device=planned.device.at_limit)
+    for mode in MODES:
+        found, limit = forecast(planned, mode), forecast(at_limit, mode)
+        assert (found is None) == (limit is None)
+        if found and limit:
+            assert limit.seconds_per_token <= found.seconds_per_token
+            assert planned.device.is_cpu or limit == found, "of GPUs nothing else is known"
+
+
+def test_every_kernel_of_a_step_is_started() -> None:
+    planned = workload(model=MODELS["demo"], device=A_CPU, dtype="float32", batch=3)
+    starts = {name: (cost.starts, cost.rows) for name, cost in costs(planned, 2).items()}
+    layers, products = 30, ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+    assert starts == {
+        "embed": (1, 0),
+        "norms": (61, 0),
+        **dict.fromkeys(products, (layers, 0)),
+        "silu gate": (layers, 0),
+        **dict.fromkeys(("qkv_proj deltas", "attention", "rope + cache write"), (layers, 90)),
+        "lm_head": (1, 0),
+        "sampling": (1, 0),
+    }
+
+
 @given(workloads())
 def test_a_forecast_is_the_sum_of_its_kernels(planned: Workload) -> None:
     for mode in ("base", "batched"):
@@ -188,8 +241,10 @@ def test_quantized_weights_are_not_fused_and_read_faster() -> None:
     plain = workload(model=MODELS["demo"], device=A_CPU, dtype="float32", batch=1)
     small = replace(plain, quantization="int8")
     assert forecast(small, "fused") is None
-    rates = [certain(own, "base").tokens_per_second for own in (plain, small)]
+    limits = [replace(own, device=A_CPU.at_limit) for own in (plain, small)]
+    rates = [certain(own, "base").tokens_per_second for own in (*limits, plain, small)]
     assert 2.5 < rates[1] / rates[0] < 4
+    assert 1.5 < rates[3] / rates[2] < rates[1] / rates[0], "what is beside memory stays"
 
 
 def test_the_curve_has_no_points_for_adapters_that_do_not_fit() -> None:
