@@ -54,5 +54,6 @@ def require_triton() -> None:
 
 def _said(error: Exception, build: str) -> str:
     """What torch says, of which the first sentence is the cause."""
-    cause = str(error).strip().splitlines()[0].split(". ")[0].removesuffix(".")
+    said = str(error).strip() or type(error).__name__
+    cause = said.splitlines()[0].split(". ")[0].removesuffix(".")
     return f"CUDA {build} does not start: {cause}"
