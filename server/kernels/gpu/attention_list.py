@@ -84,7 +84,8 @@ def list_attention(
 
     `group` is query heads of a key head, `window` how many keys a token sees at most.
     """
-    own = _sequences(np.asarray(query_offsets), np.asarray(context_lengths), group, window)
+    offsets, lengths = np.asarray(query_offsets, np.int64), np.asarray(context_lengths, np.int64)
+    own = _sequences(offsets, lengths, group, window)
     tiles, is_wide = _tiles(own, group, window)
     parts = [tiles[~is_wide], tiles[is_wide], _merges(own)]
     header = np.zeros((1, NUM_COLUMNS.value), np.int64)
