@@ -198,6 +198,9 @@ def test_16_bit_inputs_are_widened_first() -> None:
 class OneDevice(TorchDispatchMode):
     """Lets nothing through that would wait for a device, or for a copy to it."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert func not in WAITING
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]

@@ -20,7 +20,7 @@ from server.kernels.gpu.kernels import GpuKernels
 from server.kernels.gpu.operands import Kind
 from server.kernels.gpu.steps import GpuStepDeltas, needs
 from server.kernels.interface import Operand
-from server.kernels.recorded import BeyondCapacity, Capacity, RecordableKernels
+from server.kernels.recorded import BeyondCapacity, Capacity, RecordableKernels, StepDeltas
 
 NARROW = (48, SHAPE[1])
 LAYERS = {"a": SHAPE[0], "b": SHAPE[0], "narrow": NARROW[0], "untouched": 7}
@@ -44,7 +44,11 @@ def adapter(seed: int, dtype: torch.dtype = FP32) -> Adapter:
     names = list(MAKERS)
     own, other = (MAKERS[names[(seed + n) % len(names)]](dtype, source(seed)) for n in (0, 3))
     with_bias = [own, MAKERS["bias"](dtype, source(seed))] if seed % 2 else [own]
-    kept = {"a": with_bias, "b": [other], "narrow": [narrow_bias(float(seed))]}
+    kept: dict[str, Sequence[WeightDelta]] = {
+        "a": with_bias,
+        "b": [other],
+        "narrow": [narrow_bias(float(seed))],
+    }
     return {layer: deltas for n, (layer, deltas) in enumerate(kept.items()) if (seed + n) % 4 != 3}
 
 
@@ -99,7 +103,7 @@ def all_kinds(kernels: GpuKernels) -> frozenset[Any]:
     return frozenset().union(*(needs(*own, 16)[1] for own in every))
 
 
-def poisoned(deltas: GpuStepDeltas, step: Any) -> np.ndarray:
+def poisoned(deltas: StepDeltas, step: Any) -> np.ndarray:
     """Numbers of a step, where all that is not written leads outside."""
     numbers = np.full(deltas.num_numbers, WORST)
     deltas.write(numbers, *step)
@@ -180,9 +184,13 @@ def test_numbers_of_a_step_reach_the_device_in_one_copy(monkeypatch: pytest.Monk
     deltas = kernels.step_deltas(LAYERS, CAPACITY, needs(*step[:2], 16)[1])
     assert isinstance(deltas, GpuStepDeltas)
     deltas.prepare([], [0], step[2][:0], step[3][:0])
-    layer, copies = deltas.layer("a"), []
-    copy = Tensor.copy_
-    monkeypatch.setattr(Tensor, "copy_", lambda *own, **of: copies.append(of) or copy(*own, **of))
+    layer, copies, copy = deltas.layer("a"), [], Tensor.copy_
+
+    def noted(*own: Any, **of: Any) -> Tensor:
+        copies.append(of)
+        return copy(*own, **of)
+
+    monkeypatch.setattr(Tensor, "copy_", noted)
     deltas.prepare(*step)
     assert copies == [{"non_blocking": True}]
     x = torch.randn(16, SHAPE[1], generator=source(9))
