@@ -10,8 +10,10 @@ from statistics import median
 from typing import Any
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 PROMPT = "Sixty words or fewer."  # shorter than a page of tokens: nothing of it is ever cached
+CPU_SECONDS = "process_cpu_seconds_total"
 STATUS_FIELDS = {"peak": "VmHWM", "private": "RssAnon", "mapped": "RssFile"}
 
 
@@ -32,6 +34,7 @@ class Answer:
     logprobs: Sequence[float]
     first_s: float
     per_token_s: float  # median of the gaps between tokens
+    cpu_s: float  # of all threads, for the whole answer
 
 
 def memory_of(pid: int) -> Memory:
@@ -46,7 +49,8 @@ def ask(http: httpx.Client, model: str, mode: str, count: int) -> Answer:
     """`count` tokens of the same prompt every time, in the mode that is named."""
     body = {"model": model, "mode": mode, "prompt": PROMPT, "max_tokens": count, "logprobs": 0}
     body |= {"temperature": 0, "ignore_eos": True, "stream": True}
-    began, tokens, logprobs, times = time.perf_counter(), [], [], []
+    tokens, logprobs, times = [], [], []
+    cpu_before, began = _cpu_seconds(http), time.perf_counter()
     with http.stream("POST", "/v1/completions", json=body) as response:
         if response.is_error:
             response.read()
@@ -57,7 +61,14 @@ def ask(http: httpx.Client, model: str, mode: str, count: int) -> Answer:
                 logprobs += told["token_logprobs"]
                 times.append(time.perf_counter() - began)
     gaps = [after - before for before, after in pairwise(times)]
-    return Answer(tokens, logprobs, times[0], median(gaps))
+    cpu_s = _cpu_seconds(http) - cpu_before
+    return Answer(tokens, logprobs, times[0], median(gaps), cpu_s)
+
+
+def _cpu_seconds(http: httpx.Client) -> float:
+    families = text_string_to_metric_families(http.get("/metrics").raise_for_status().text)
+    samples = (sample for family in families for sample in family.samples)
+    return next(sample.value for sample in samples if sample.name == CPU_SECONDS)
 
 
 def _logprobs(line: str) -> list[dict[str, Any]]:

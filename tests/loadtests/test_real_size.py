@@ -51,7 +51,7 @@ def test_the_base_stays_the_same_and_everything_is_measured(
     *shown, last = capsys.readouterr().out.splitlines()
     result = json.loads(last)
     answers = result["answers"]
-    assert answers["base, undone"]["tokens"] == answers["base"]["tokens"]
+    assert answers[real_size.UNDONE]["tokens"] == answers["base"]["tokens"]
     assert all(len(answer["tokens"]) == 4 for answer in answers.values())
     assert all(own["peak"] >= own["private"] > 0 for own in result["memory"].values())
     assert result["weights"] == 2 * sum(
@@ -61,12 +61,21 @@ def test_the_base_stays_the_same_and_everything_is_measured(
 
 
 def test_a_base_that_does_not_come_back_is_a_fault() -> None:
-    answer = {"tokens": ["a"], "logprobs": [-1.0]}
-    names = ("base", "adapter, batched", "adapter, fused", "base, undone", "base again")
-    answers = dict.fromkeys(names, answer) | {"base, undone": {**answer, "logprobs": [-1.5]}}
-    undone, unchanged = real_size.faults_of({"answers": answers})
-    assert undone.startswith("base, undone")
-    assert "changes nothing" in unchanged
+    names = [name for name, _, _ in real_size.QUESTIONS]
+    answers = {name: {"tokens": ["a"], "logprobs": [-at]} for at, name in enumerate(names)}
+    assert real_size.faults_of({"answers": {**answers, real_size.UNDONE: answers["base"]}}) == []
+    other = {"tokens": ["a"], "logprobs": [-0.5]}
+    (fault,) = real_size.faults_of({"answers": {**answers, real_size.UNDONE: other}})
+    assert fault.startswith(real_size.UNDONE)
+
+
+@pytest.mark.parametrize("name", ["adapter, batched", "adapter, fused"])
+def test_an_adapter_that_leaves_no_trace_is_a_fault(name: str) -> None:
+    names = [name for name, _, _ in real_size.QUESTIONS]
+    answers = {name: {"tokens": ["a"], "logprobs": [-at]} for at, name in enumerate(names)}
+    same = {"adapter, batched": "base", "adapter, fused": "adapter, batched"}[name]
+    answers |= {name: answers[same], real_size.UNDONE: answers["base"]}
+    assert len(real_size.faults_of({"answers": answers})) == 1
 
 
 def test_a_checkpoint_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
