@@ -158,18 +158,13 @@ def _memory_table(result: Result) -> Table:
 
 def _answer_table(result: Result) -> Table:
     title = f"ready in {result['first_start_s']:.0f} s, again in {result['start_s']:.0f} s"
-    table = Table(
-        "asked", "first token s", "each further s", "CPU s in all", "as the base's", title=title
-    )
-    answers, base = result["answers"], result["answers"][BASE]["tokens"]
-    for name, answer in answers.items():
+    columns = ("asked", "first token s", "each further s", "CPU s of all", "as the base's")
+    table = Table(*columns, title=title)
+    base = result["answers"][BASE]["tokens"]
+    for name, answer in result["answers"].items():
         same = sum(own == other for own, other in zip(answer["tokens"], base, strict=True))
-        times = (
-            f"{answer['first_s']:.2f}",
-            f"{answer['per_token_s']:.2f}",
-            f"{answer['cpu_s']:.1f}",
-        )
-        table.add_row(name, *times, f"{same} of {len(base)}")
+        times = (answer["first_s"], answer["per_token_s"], answer["cpu_s"])
+        table.add_row(name, *(f"{seconds:.2f}" for seconds in times), f"{same} of {len(base)}")
     return table
 
 
