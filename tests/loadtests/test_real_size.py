@@ -13,10 +13,10 @@ from servers import running_server
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from loadtests.real_size import __main__ as real_size
-from loadtests.real_size.checkpoint import OtherCheckpoint, write_checkpoint
+from loadtests.real_size.checkpoint import PHI3_MINI_4K, OtherCheckpoint, write_checkpoint
 
 TINY: dict[str, Any] = {
-    **real_size.PHI3_MINI_4K,
+    **PHI3_MINI_4K,
     "hidden_size": 64,
     "intermediate_size": 96,
     "num_attention_heads": 4,
