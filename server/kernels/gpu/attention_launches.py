@@ -13,9 +13,10 @@ from torch import Tensor
 
 from server.kernels.gpu.attention import ATTEND, FORMS_16_BIT, FORMS_32_BIT, MERGE
 from server.kernels.gpu.attention_list import most_pieces
-from server.kernels.gpu.compiled import is_interpreted
+from server.kernels.gpu.compiled import Configuration, is_interpreted
 
 UNLIMITED = 2**31 - 1  # a window beyond any context
+HEAD_SIZES = (64, 96, 128)  # that are compiled ahead of time
 RUN_NUMBERS = 16  # of a run, where pages and heads have as many
 LEAST_DEPTH = 16  # of a product of matrices
 
@@ -45,7 +46,7 @@ class PagedAttention:
         without `has_wide`, they have no wide tiles.
         """
         query = query.contiguous()
-        output = query.new_empty(query.shape, dtype=query.dtype)
+        output = query.new_zeros(query.shape, dtype=query.dtype)  # padding stays finite
         _, num_heads, size = query.shape
         pieces = most_pieces(len(query))
         sums = query.new_empty((pieces, num_heads, size), dtype=torch.float32)
@@ -56,14 +57,18 @@ class PagedAttention:
         strides = (*block_tables.stride(), *_strides(key_cache, value_cache))
         constants = head_constants(size)
         run = math.gcd(RUN_NUMBERS, key_cache.shape[1], size)
-        forms = FORMS_16_BIT if query.dtype.itemsize == 2 else FORMS_32_BIT
-        for configuration in forms[: 1 + has_wide]:
+        for configuration in forms_of(query.dtype)[: 1 + has_wide]:
             arguments = (*tensors, *numbers, *shape, *strides)
             ATTEND.launch((self.num_programs,), configuration, *arguments, **constants, RUN=run)
         (configuration,) = MERGE.configurations
         arguments = (output, sums, tops, work, num_heads)
         MERGE.launch((self.num_programs,), configuration, *arguments, **constants)
         return output
+
+
+def forms_of(dtype: torch.dtype) -> tuple[Configuration, Configuration]:
+    """Of narrow tiles and of wide ones, for activations of `dtype`."""
+    return FORMS_16_BIT if dtype.itemsize == 2 else FORMS_32_BIT
 
 
 def scratch_bytes(num_tokens: int, num_heads: int, size: int) -> int:

@@ -20,6 +20,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from server.kernels.gpu.attention import ATTEND, MERGE
+from server.kernels.gpu.attention_launches import (
+    HEAD_SIZES,
+    RUN_NUMBERS,
+    forms_of,
+    head_constants,
+)
 from server.kernels.gpu.compiled import TYPES, Configuration, Kernel, is_interpreted
 from server.kernels.gpu.forms import KERNELS, Form
 from server.kernels.gpu.operands import Work
@@ -79,6 +86,7 @@ def sources() -> Iterator[Source]:
     made = (_delta_source(work, n, *own) for work in Work for n in _forms(work) for own in DTYPES)
     yield from {(source.name, source.activations): source for source in made}.values()
     yield from _spread_sources()
+    yield from _attention_sources()
     for kernel in (ADD_PRODUCTS, NORM_ROWS, GATE_ROWS, PLACE_HEADS, TAKE_PLACES, PUT_PLACES):
         (configuration,) = kernel.configurations
         rounds = "INTERPRETED" in kernel.function.arg_names
@@ -94,6 +102,16 @@ def _spread_sources() -> Iterator[Source]:
         name = f"{kernel.function.__name__} {own.sizes} {_type_name(values)}"
         types = _type_name(activations), {"INTERPRETED": is_interpreted()}, _type_name(values)
         yield Source(name, kernel, own, *types)
+
+
+def _attention_sources() -> Iterator[Source]:
+    for size, dtype in product(HEAD_SIZES, TYPES):
+        activations, constants = _type_name(dtype), head_constants(size)
+        for form in forms_of(dtype):
+            own = {**constants, "RUN": RUN_NUMBERS}
+            yield Source(f"attend {form.sizes} {size}", ATTEND, form, activations, own)
+        (form,) = MERGE.configurations
+        yield Source(f"merge {size}", MERGE, form, activations, constants)
 
 
 def _forms(work: Work) -> range:
