@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import torch
 
+from server.adapters.arriving import uploaded
+from server.adapters.delta import MakeResident, make_resident
 from server.device.errors import DeviceUnusable
 from server.device.found import find_gpu, require_triton
 from server.device.host import HostDevice
@@ -12,7 +14,6 @@ from server.device.uploads import Uploads
 from server.kernels.cpu.int8.kernels import Int8CpuKernels
 from server.kernels.cpu.kernels import CpuKernels
 from server.kernels.interface import Kernels
-from server.kernels.recorded import RecordableKernels
 from server.kernels.reference import ReferenceKernels
 from server.settings import Settings, SettingsConflict
 from server.storage import Report
@@ -52,8 +53,8 @@ def choose_dtype(settings: Settings, device: Device) -> torch.dtype:
 
 def choose_kernels(
     settings: Settings, device: Device, dtype: torch.dtype
-) -> tuple[Kernels, Uploads | None]:
-    """What computes, and how adapters come to it, if not at once. Raises SettingsConflict."""
+) -> tuple[Kernels, MakeResident]:
+    """What computes, and what lays adapters out for it. Raises SettingsConflict."""
     own = _own_kernels(device, dtype)
     if settings.kernels not in ("auto", "reference", own):
         where = {"cpu": "fp32 on a CPU", "gpu": "on a GPU"}[settings.kernels]
@@ -65,11 +66,10 @@ def choose_kernels(
         raise SettingsConflict("quantization", "int8", f"{reason} on {device.place}")
     if chosen == "gpu":
         _refuse_page_size(settings)
-        uploads = Uploads(device)
-        return _gpu_kernels(device, uploads), uploads
-    if chosen == "cpu":
-        return (Int8CpuKernels() if settings.quantization == "int8" else CpuKernels()), None
-    return ReferenceKernels(device.place), None
+        return _gpu_kernels(device)
+    if chosen == "reference":
+        return ReferenceKernels(device.place), make_resident
+    return (Int8CpuKernels() if settings.quantization == "int8" else CpuKernels()), make_resident
 
 
 def _own_kernels(device: Device, dtype: torch.dtype) -> str:
@@ -86,7 +86,9 @@ def _refuse_page_size(settings: Settings) -> None:
         raise SettingsConflict("page_size", size, reason)
 
 
-def _gpu_kernels(device: Device, uploads: Uploads) -> RecordableKernels:
+def _gpu_kernels(device: Device) -> tuple[Kernels, MakeResident]:
     from server.kernels.gpu.kernels import GpuKernels  # needs Triton, which may be missing
 
-    return GpuKernels(device.place, uploads.place)
+    uploads = Uploads(device)
+    placing = GpuKernels(device.place, uploads.place)
+    return GpuKernels(device.place), uploaded(uploads, placing)

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from adapters_store.adapter import SparseAdapter
-from server.adapters.arriving import uploaded
 from server.adapters.background import start_pool
-from server.adapters.delta import ResidentAdapter, make_resident
 from server.adapters.device import DeviceAdapters
 from server.adapters.fused import FusedWeights
 from server.adapters.host import HostAdapters
@@ -20,7 +18,7 @@ from server.device.found import find_gpu
 from server.device.interface import Device
 from server.engine.block_manager import BlockManager
 from server.engine.config import EngineConfig
-from server.engine.device_runner import DeviceRunner, arriving
+from server.engine.device_runner import DeviceRunner
 from server.engine.engine import Engine
 from server.engine.fuser import Fuser
 from server.engine.page_room import PageRoom
@@ -77,9 +75,9 @@ def _build(
     dtype = choose_dtype(settings, device)
     if settings.mode != "batched" and settings.quantization != "none":
         raise SettingsConflict("mode", settings.mode, "a quantized base is never fused with")
-    kernels, uploads = choose_kernels(settings, device, dtype)
+    kernels, make = choose_kernels(settings, device, dtype)
     config, page_bytes, adapter_bytes = _plan(settings, checkpoint, dtype, kernels, device, report)
-    spare = spare_pages(config.max_num_seqs, config.page_size) if uploads is not None else 0
+    spare = spare_pages(config.max_num_seqs, config.page_size) if device.is_gpu else 0
     num_pages = config.num_pages + spare
     cache = allocate(checkpoint.config, num_pages, config.page_size, dtype, device.place)
     blocks = BlockManager.of(config)
@@ -91,7 +89,7 @@ def _build(
         pool,
         blocks.lock,
         settings.max_queued_requests,
-        uploaded(uploads) if uploads is not None else make_resident,
+        make,
     )
     if config.max_lent_pages:
         PageRoom(blocks, page_bytes, cache.forget).connect(memory)
@@ -123,15 +121,13 @@ def _runner(
 ) -> ModelRunner:
     """Of a CPU, or of any device for plain torch; of a GPU with all its steps recorded."""
     eos, kernels = checkpoint.eos_token_ids, model.kernels
+    fuser = _fuser(model, memory) if config.may_fuse else None
     if not isinstance(kernels, RecordableKernels):
-        fuser = _fuser(model, memory, memory.get) if config.may_fuse else None
         return ModelRunner(model, cache, config.page_size, memory.get, eos, fuser)
-    stream = device.stream()
-    resident = arriving(memory.get, stream)
-    fuser = _fuser(model, memory, resident) if config.may_fuse else None
-    form = _decode_form(config, model)
-    rows = config.max_num_seqs
-    runner = DeviceRunner(model, kernels, cache, resident, eos, fuser, device, stream, form, rows)
+    form, rows = _decode_form(config, model), config.max_num_seqs
+    runner = DeviceRunner(
+        model, kernels, cache, memory.get, eos, fuser, device, device.stream(), form, rows
+    )
     device.synchronize()  # weights came in another stream
     runner.warm_up()
     device.synchronize()
@@ -149,10 +145,10 @@ def _decode_form(config: EngineConfig, model: Phi3) -> DecodeForm:
     )
 
 
-def _fuser(model: Phi3, memory: AdapterMemory, resident: Callable[[str], ResidentAdapter]) -> Fuser:
+def _fuser(model: Phi3, memory: AdapterMemory) -> Fuser:
     weights = FusedWeights(model.fusable_weights(), model.kernels)
     weights.warm_up()
-    return Fuser(weights, resident, memory.lease_to_weights)
+    return Fuser(weights, memory.get, memory.lease_to_weights)
 
 
 def _plan(

@@ -12,7 +12,7 @@ from server.adapters.claims import AdapterLease
 from server.adapters.fused import FusedWeights
 from server.device.interface import Device
 from server.engine.config import EngineConfig
-from server.engine.device_runner import DeviceRunner, arriving
+from server.engine.device_runner import DeviceRunner
 from server.engine.engine import Engine
 from server.engine.fuser import Fuser
 from server.engine.runner import ModelRunner
@@ -36,7 +36,7 @@ class Served:
 def config_of(real: RealEngine, may_fuse: bool, sizes: dict[str, Any]) -> EngineConfig:
     rope = real.checkpoint.config.rope.original_max_positions
     defaults = {"max_model_len": 120, "num_pages": 400, "page_size": 4, "rope_boundary": rope}
-    return EngineConfig(**{**defaults, **sizes}, may_fuse=may_fuse)  # type: ignore[arg-type]
+    return EngineConfig(**{**defaults, **sizes}, may_fuse=may_fuse)
 
 
 def plain_engine(real: RealEngine, *, may_fuse: bool = False, **sizes: Any) -> Served:
@@ -44,7 +44,7 @@ def plain_engine(real: RealEngine, *, may_fuse: bool = False, **sizes: Any) -> S
     config = config_of(real, may_fuse, sizes)
     shape = (real.checkpoint.config, config.num_pages, config.page_size)
     cache = allocate(*shape, real.dtype, "cpu")
-    fuser = _fuser(real, real.model, real.resident) if may_fuse else None
+    fuser = _fuser(real, real.model) if may_fuse else None
     eos = real.checkpoint.eos_token_ids
     runner = ModelRunner(real.model, cache, config.page_size, real.resident, eos, fuser)
     return Served(_engine(real, config, runner), runner, fuser)
@@ -68,13 +68,12 @@ def device_engine(
     cache = allocate(shape, config.num_pages + spare, config.page_size, real.dtype, device.place)
     model = real.model if device.place.type == "cpu" else moved(real.model, device.place)
     stream = device.stream()
-    resident = arriving(real.resident, stream)
-    fuser = _fuser(real, model, resident) if may_fuse else None
+    fuser = _fuser(real, model) if may_fuse else None
     runner = DeviceRunner(
         model,
         kernels,
         cache,
-        resident,
+        real.resident,
         real.checkpoint.eos_token_ids,
         fuser,
         device,
@@ -106,6 +105,6 @@ def _engine(real: RealEngine, config: EngineConfig, runner: ModelRunner) -> Engi
     return Engine(config, runner, TextCodec(real.checkpoint.tokenizer).decode, eos)
 
 
-def _fuser(real: RealEngine, model: Phi3, resident: Any) -> Fuser:
+def _fuser(real: RealEngine, model: Phi3) -> Fuser:
     weights = FusedWeights(model.fusable_weights(), real.kernels)
-    return Fuser(weights, resident, lambda journals: AdapterLease(lambda: None))
+    return Fuser(weights, real.resident, lambda journals: AdapterLease(lambda: None))

@@ -25,9 +25,9 @@ class Arrival:
 
     def awaited_by(self, stream: Stream) -> None:
         """What `stream` is given from now on is done after the arrival."""
-        event, self._event = self._event, None
-        if event is not None:
-            stream.wait_for(event)
+        if self._event is not None:
+            stream.wait_for(self._event)
+            self._event = None
 
 
 class Uploads:

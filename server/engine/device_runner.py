@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from server.adapters.composition import prototypes_id
 from server.adapters.delta import ResidentAdapter, TokenPairs
 from server.adapters.fused import Fused
 from server.device.interface import Device, Stream
@@ -40,20 +41,6 @@ class _Rows(NamedTuple):
     computed: Computed
 
 
-def arriving(
-    find: Callable[[str], ResidentAdapter], stream: Stream
-) -> Callable[[str], ResidentAdapter]:
-    """`find`, after which `stream` waits for the adapter, if it was not there yet."""
-
-    def found(digest: str) -> ResidentAdapter:
-        adapter = find(digest)
-        if adapter.arrival is not None:
-            adapter.arrival.awaited_by(stream)
-        return adapter
-
-    return found
-
-
 class DeviceRunner(ModelRunner):
     """Runs batches on `device`, in `stream`. Its cache has `spare_pages` behind `form`'s own."""
 
@@ -70,7 +57,6 @@ class DeviceRunner(ModelRunner):
         form: DecodeForm,
         max_rows: int,
     ) -> None:
-        """`resident` gives adapters that have arrived, in `stream`; so does that of the `fuser`."""
         super().__init__(model, cache, form.page_size, resident, eos_token_ids, fuser)
         self._kernels, self._form = kernels, form
         self._on, self._stream, self._usual = device, stream, device.usual()
@@ -86,6 +72,9 @@ class DeviceRunner(ModelRunner):
     def run(self, batch: ScheduledBatch) -> list[EntryResult]:
         # Between steps this thread may have changed weights.
         self._stream.wait_for(self._usual.mark())
+        for digest in _digests(batch):
+            if (arrival := self.resident(digest).arrival) is not None:
+                arrival.awaited_by(self._stream)
         with self._stream.use():
             return super().run(batch)
 
@@ -151,6 +140,17 @@ class DeviceRunner(ModelRunner):
             LogitsRow(found.get(place, nothing), int(best[i]), highest[i], log_sums[i])
             for i, place in enumerate(own.places)
         ]
+
+
+def _digests(batch: ScheduledBatch) -> set[str]:
+    """Of everything resident that a step may use."""
+    wanted = {entry.sequence.request.composition for entry in batch.entries}
+    return {
+        digest
+        for composition in wanted
+        for member in composition.digests
+        for digest in ((member,) if composition.router is None else (member, prototypes_id(member)))
+    }
 
 
 def _reads(row: LogitRow) -> bool:

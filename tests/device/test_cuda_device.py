@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from server.device import cuda
 from server.device.cuda import CudaDevice
 
 
@@ -83,7 +82,7 @@ class FakeEvent:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTorchCuda:
     fake = FakeTorchCuda()
-    monkeypatch.setattr(cuda.torch, "cuda", fake)
+    monkeypatch.setattr(torch, "cuda", fake)
     return fake
 
 

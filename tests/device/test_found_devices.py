@@ -7,6 +7,7 @@ import pytest
 import torch
 from recorded_kernels import LoggingDevice
 
+from server.adapters.delta import make_resident
 from server.choices import choose_device, choose_dtype, choose_kernels
 from server.device import found
 from server.device.errors import DeviceUnusable
@@ -136,9 +137,9 @@ def test_kernels_follow_from_device_and_dtype(
 ) -> None:
     chosen = settings(**fields)
     assert choose_dtype(chosen, device) == dtype
-    kernels, uploads = choose_kernels(chosen, device, dtype)
+    kernels, make = choose_kernels(chosen, device, dtype)
     assert kernels.name.startswith(name)
-    assert (uploads is not None) == (name == "gpu")
+    assert (make is not make_resident) == (name == "gpu")
     assert (type(kernels) is ReferenceKernels) == (name == "reference")
 
 

@@ -4,6 +4,7 @@ The device is torch's `meta`, whose tensors have no numbers: whoever asks one of
 (`item`, `tolist`, `cpu`, `nonzero`, a mask as an index, `if tensor`) fails.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from device_engines import Served, device_engine
 from engines import MakeEngine, RealEngine, request
 from recorded_kernels import LoggingDevice, LoggingEvent, StepKernels
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from server.adapters.composition import Composition
@@ -28,7 +30,7 @@ class Crossings(TorchDispatchMode):
     """Logs copies between host and `meta`; what comes from there are the numbers `landing`."""
 
     def __init__(self, log: list[str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._log = log
 
     def __torch_dispatch__(
@@ -142,7 +144,7 @@ def test_the_device_and_not_the_host_waits_for_an_adapter_once(real: RealEngine)
         for _ in range(4):
             served.engine.step()
     assert [each for each in device.log if "the upload" in each] == ["stream 1 after the upload"]
-    assert device.log[2:5] == ["use stream 1", "stream 1 after the upload", "to device"]
+    assert device.log[2:5] == ["stream 1 after the upload", "use stream 1", "to device"]
     real._residents.clear()
 
 
@@ -163,7 +165,7 @@ def test_a_drafted_step_waits_once(real: RealEngine) -> None:
 
 REFUSALS = (RuntimeError, NotImplementedError, TypeError)
 
-SYNCHRONIZING = {
+SYNCHRONIZING: dict[str, Callable[[Tensor], object]] = {
     "item": lambda x: x[0].item(),
     "tolist": lambda x: x.tolist(),
     "cpu": lambda x: x.cpu(),
