@@ -1,6 +1,7 @@
 """Products with deltas by a GPU's kernels, interpreted: every layout, ragged batches, bounds."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 
 import pytest
@@ -132,6 +133,21 @@ def test_wider_weight_than_two_bytes_can_tell_is_multiplied_by_the_reference() -
     x = torch.ones(2, 65552)
     found = KERNELS.linear(x, torch.zeros(2, 65552), batch)
     assert_true(found, truth(torch.zeros(2, 2), x, [delta, delta], batch))
+
+
+@pytest.mark.parametrize("most_products", [1, 3 * 2, 7 * 2])
+def test_rows_are_added_in_chunks_of_a_bounded_scratch(most_products: int) -> None:
+    """Products two numbers wide, of kernels and of the reference."""
+    indices = torch.tensor([0, 65552 + 65551], dtype=torch.int32)
+    wide = ElementDelta(layer="l", shape=(2, 65552), indices=indices, values=torch.ones(2))
+    biases = BiasDelta(layer="l", shape=(2, 65552), bias=torch.tensor([1.0, 2.0]))
+    batch = batch_of([wide, biases, wide], [[0, 1, 3, 4], [1, 2, 3, 4, 5, 6], [3]], KERNELS)
+    kernels = GpuKernels("cpu")
+    whole = kernels._deltas._batches
+    kernels._deltas._batches = replace(whole, most_products=most_products)
+    x = torch.arange(1.0, 9.0)[:, None].expand(8, 65552).contiguous()
+    expected = truth(torch.zeros(8, 2), x, [wide, biases, wide], batch)
+    assert_true(kernels.linear(x, torch.zeros(2, 65552), batch), expected)
 
 
 @pytest.mark.parametrize("num_programs", [1, 20])

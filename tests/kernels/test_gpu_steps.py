@@ -177,28 +177,18 @@ def memoized(make: Any) -> Any:
     return find
 
 
-def test_numbers_of_a_step_reach_the_device_in_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernels = GpuKernels("cpu")
-    pairs = STEPS["mixed"]
+def test_what_was_handed_out_for_a_layer_is_the_next_step_s_too() -> None:
+    kernels, pairs = GpuKernels("cpu"), STEPS["mixed"]
     step = described(pairs, kernels)
     deltas = kernels.step_deltas(LAYERS, CAPACITY, needs(*step[:2], 16)[1])
-    assert isinstance(deltas, GpuStepDeltas)
-    deltas.prepare([], [0], step[2][:0], step[3][:0])
-    layer, copies, copy = deltas.layer("a"), [], Tensor.copy_
-
-    def noted(*own: Any, **of: Any) -> Tensor:
-        copies.append(of)
-        return copy(*own, **of)
-
-    monkeypatch.setattr(Tensor, "copy_", noted)
-    deltas.prepare(*step)
-    assert copies == [{"non_blocking": True}]
-    x = torch.randn(16, SHAPE[1], generator=source(9))
-    found = kernels.linear(x, torch.zeros(SHAPE), layer)  # the same buffers as before
+    place = torch.from_numpy(poisoned(deltas, ([], [0], step[2][:0], step[3][:0])))
+    deltas.place(place)
+    layer, x = deltas.layer("a"), torch.randn(16, SHAPE[1], generator=source(9))
+    assert not kernels.linear(x, torch.zeros(SHAPE), layer).any()
+    place.copy_(torch.from_numpy(poisoned(deltas, step)))
+    found = kernels.linear(x, torch.zeros(SHAPE), layer)
     expected = truth(torch.zeros(16, SHAPE[0]), x, pairs, "a")
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
-    assert torch.equal(deltas.coefficients[: len(step[3])], step[3])
-    assert deltas.num_bytes == 4 * (CAPACITY.inner + CAPACITY.products * SHAPE[0])
 
 
 @pytest.mark.parametrize("what", ["pairs", "slots", "products", "inner"])

@@ -142,7 +142,7 @@ MULTIPLY_ENTRIES = Kernel(
     SIGNATURE,
     (
         Configuration({"RUN": 1, "TOKENS": 1, "STEPS": 8}, num_warps=2),
-        Configuration({"RUN": 1, "TOKENS": 8, "STEPS": 8}, num_warps=4),
+        Configuration({"RUN": 1, "TOKENS": 8, "STEPS": 4}, num_warps=4),
     ),
 )
 MULTIPLY_RUNS = Kernel(

@@ -146,7 +146,7 @@ SPREAD_RUNS = Kernel(
     },
     (
         Configuration({"RUN": 1, "STEPS": 8}, num_warps=4),
-        Configuration({"RUN": 16, "STEPS": 1}, num_warps=4),
+        Configuration({"RUN": 16, "STEPS": 1}, num_warps=8),
     ),
 )
 SPREAD_TILES = Kernel(

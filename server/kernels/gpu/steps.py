@@ -22,8 +22,6 @@ from server.kernels.gpu.worklists import list_work, segments_of
 from server.kernels.interface import DeltaBatch
 from server.kernels.recorded import Capacity, LayerOperands
 
-FP32_BYTES = 4
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedDeltas(DeltaBatch):
@@ -51,18 +49,12 @@ class GpuStepDeltas:
         self._filing = filing
         size = scratch_size(capacity.inner, capacity.products, max(groups, default=0))
         self._scratch = torch.empty(size, device=device)
-        self._device = device
         self._regions: Regions | None = None
 
     @property
     def num_numbers(self) -> int:
         """How many 64-bit numbers describe a step."""
         return self._layout.num_numbers
-
-    @property
-    def num_bytes(self) -> int:
-        """Of the scratch, on the device."""
-        return self._scratch.nbytes
 
     def write(
         self,
@@ -87,32 +79,6 @@ class GpuStepDeltas:
         """From now on the device reads `numbers [num_numbers]`, in its own memory, at 16 bytes."""
         self._regions = self._layout.device_regions(numbers)
 
-    def prepare(
-        self,
-        operands: Sequence[LayerOperands],
-        offsets: Sequence[int],
-        tokens: Tensor,
-        coefficients: Tensor,
-    ) -> None:
-        """`write` to numbers of its own, and copy them to the device in the current stream.
-
-        The host's are memory of the allocator of pinned memory, which gives it to nobody before the
-        copy is done. The device's are made and placed by the first call.
-        """
-        pinned = self._device.type == "cuda"
-        host = torch.empty(self.num_numbers, dtype=torch.int64, pin_memory=pinned)
-        self.write(host.numpy(), operands, offsets, tokens, coefficients)
-        if self._regions is None:
-            self._own = torch.empty(self.num_numbers, dtype=torch.int64, device=self._device)
-            self.place(self._own)
-        self._own.copy_(host, non_blocking=True)
-
-    @property
-    def coefficients(self) -> Tensor:
-        """Of a step's pairs, `[capacity.pairs]` in fp32, on the device."""
-        assert self._regions is not None, "numbers have no place yet"
-        return coefficients_of(self._regions, self._layout.capacity)
-
     def layer(self, name: str) -> PreparedDeltas:
         """What `linear` takes for a layer; for rows of the step, all of them."""
         own = self._regions
@@ -130,7 +96,8 @@ class GpuStepDeltas:
             inner,
             products,
         )
-        return PreparedDeltas((), (0,), own.tokens, self.coefficients, work)
+        coefficients = coefficients_of(own, self._layout.capacity)
+        return PreparedDeltas((), (0,), own.tokens, coefficients, work)
 
 
 def needs(
