@@ -12,6 +12,7 @@ from itertools import accumulate, chain
 import torch
 from torch import Tensor
 
+from adapters_store.adapter import WeightDelta
 from server.adapters.journals import JournalRoom, changed_entries
 from server.adapters.prototypes import Prototypes
 from server.adapters.routing import Mixture
@@ -42,18 +43,24 @@ def resident_bytes(loaded: Loaded, kernels: Kernels) -> int:
 
 
 MakeResident = Callable[[str, Loaded, Kernels], "ResidentAdapter"]
+LayOutEach = Callable[[Callable[[WeightDelta], Operand], Sequence[WeightDelta]], Iterable[Operand]]
 
 
-def make_resident(digest: str, loaded: Loaded, kernels: Kernels) -> ResidentAdapter:
-    """Lay out `loaded` for `kernels`, on their device, to be known by `digest`."""
+def make_resident(
+    digest: str, loaded: Loaded, kernels: Kernels, each: LayOutEach = map
+) -> ResidentAdapter:
+    """Lay out `loaded` for `kernels`, on their device, to be known by `digest`.
+
+    `each` applies a function to all deltas; more than one thread may do so.
+    """
     if isinstance(loaded, JournalRoom):
         return ResidentAdapter(digest, {}, loaded.device_bytes)
     if isinstance(loaded, Prototypes):
         placed = {layer: v.to(kernels.device) for layer, v in loaded.directions.items()}
         return ResidentAdapter(digest, {}, loaded.num_bytes, placed)
     operands: dict[str, tuple[Operand, ...]] = {}
-    for delta in loaded.deltas:
-        operands[delta.layer] = (*operands.get(delta.layer, ()), kernels.operand(delta))
+    for delta, operand in zip(loaded.deltas, each(kernels.operand, loaded.deltas), strict=True):
+        operands[delta.layer] = (*operands.get(delta.layer, ()), operand)
     num_bytes = sum(operand.num_bytes for operand in chain(*operands.values()))
     return ResidentAdapter(digest, operands, num_bytes, entries=changed_entries(loaded))
 

@@ -201,7 +201,7 @@ def test_failed_load_reaches_everyone_who_waits_and_is_tried_anew() -> None:
 def test_failed_layout_gives_its_room_back(monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk(device_bytes=SIZE)
     with monkeypatch.context() as patch:
-        patch.setattr("server.adapters.memory.make_resident", _no_memory)
+        patch.setattr(desk.memory, "_make", _no_memory)
         asked = desk.ask("a0")
         desk.pool.run()
     with pytest.raises(MemoryError):
