@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def parts(listed: Numbers) -> list[Numbers]:
 
 def listed_for(sequences: list[tuple[int, int]], group: int, window: int | None) -> Numbers:
     """For sequences of (context, tokens in the step)."""
-    offsets = np.cumsum([0, *(new for _, new in sequences)])
+    offsets = [0, *accumulate(new for _, new in sequences)]
     return list_attention(offsets, [length for length, _ in sequences], group, window)
 
 

@@ -46,23 +46,28 @@ class PagedAttention:
         without `has_wide`, they have no wide tiles.
         """
         query = query.contiguous()
-        output = query.new_zeros(query.shape, dtype=query.dtype)  # padding stays finite
-        _, num_heads, size = query.shape
-        pieces = most_pieces(len(query))
-        sums = query.new_empty((pieces, num_heads, size), dtype=torch.float32)
-        tops = query.new_empty((pieces, num_heads, 2), dtype=torch.float32)
-        tensors = (output, sums, tops, query, key_cache, value_cache, block_tables, work)
-        numbers = (scale * math.log2(math.e), UNLIMITED if window is None else window)
-        shape = (num_heads, key_cache.shape[2], key_cache.shape[1].bit_length() - 1)
+        output = query.new_empty(query.shape, dtype=query.dtype)
+        grid, constants = (self.num_programs,), head_constants(query.shape[2])
+        scratch = _scratch(query)
+        tensors = (query, key_cache, value_cache, block_tables, work)
+        limit = UNLIMITED if window is None else window
+        numbers = (limit, query.shape[1], key_cache.shape[2], _bits(key_cache.shape[1]))
         strides = (*block_tables.stride(), *_strides(key_cache, value_cache))
-        constants = head_constants(size)
-        run = math.gcd(RUN_NUMBERS, key_cache.shape[1], size)
-        for configuration in forms_of(query.dtype)[: 1 + has_wide]:
-            arguments = (*tensors, *numbers, *shape, *strides)
-            ATTEND.launch((self.num_programs,), configuration, *arguments, **constants, RUN=run)
-        (configuration,) = MERGE.configurations
-        arguments = (output, sums, tops, work, num_heads)
-        MERGE.launch((self.num_programs,), configuration, *arguments, **constants)
+        for form in forms_of(query.dtype)[: 1 + has_wide]:
+            ATTEND.launch(
+                grid,
+                form,
+                output,
+                *scratch,
+                *tensors,
+                scale * math.log2(math.e),
+                *numbers,
+                *strides,
+                **constants,
+                RUN=math.gcd(RUN_NUMBERS, key_cache.shape[1], query.shape[2]),
+            )
+        (form,) = MERGE.configurations
+        MERGE.launch(grid, form, output, *scratch, work, query.shape[1], **constants)
         return output
 
 
@@ -71,9 +76,16 @@ def forms_of(dtype: torch.dtype) -> tuple[Configuration, Configuration]:
     return FORMS_16_BIT if dtype.itemsize == 2 else FORMS_32_BIT
 
 
-def scratch_bytes(num_tokens: int, num_heads: int, size: int) -> int:
-    """Bytes that `attend` allocates for a step of `num_tokens` tokens, beside its output."""
-    return 4 * most_pieces(num_tokens) * num_heads * (size + 2)
+def _scratch(query: Tensor) -> tuple[Tensor, Tensor]:
+    """For pieces: weighted values, and of each its largest score and sum."""
+    shape = (most_pieces(len(query)), query.shape[1])
+    sums = query.new_empty((*shape, query.shape[2]), dtype=torch.float32)
+    return sums, query.new_empty((*shape, 2), dtype=torch.float32)
+
+
+def _bits(page_size: int) -> int:
+    assert page_size & (page_size - 1) == 0, "pages are a power of two of tokens"
+    return page_size.bit_length() - 1
 
 
 def _strides(keys: Tensor, values: Tensor) -> tuple[int, ...]:
