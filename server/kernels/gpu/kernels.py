@@ -42,7 +42,7 @@ class GpuKernels(ReferenceKernels):
     pairs, and not to the bit.
     """
 
-    name = "gpu/1"
+    name = "gpu/2"
 
     def __init__(
         self,
