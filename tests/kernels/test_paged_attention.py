@@ -42,7 +42,7 @@ def test_attention_is_a_softmax_over_the_visible_tokens(
 ) -> None:
     case = make_case([n for n, _ in sequences], [new for _, new in sequences], *heads, sizes)
     output = paged_attention(kernels, case, window)
-    torch.testing.assert_close(output.double(), plain_attention(case, window), rtol=0, atol=5e-6)
+    torch.testing.assert_close(output.double(), plain_attention(case, window), rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)

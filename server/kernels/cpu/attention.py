@@ -15,16 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from server.kernels.cpu.compiled import compiled
-from server.kernels.cpu.exponential import exp
 from server.kernels.cpu.pages import Cache, Task, gather, place
+from server.kernels.cpu.softmax import HIDDEN, Rows, divide, weigh
 from server.kernels.cpu.threads import run_tasks
 from server.kernels.cpu.tiles import multiply, multiply_wide
-from server.kernels.cpu.vectors import WIDTH, largest_across, prefetch, sum_across
+from server.kernels.cpu.vectors import LANES, WIDTH, prefetch
 
 TILE = 16  # tokens of a task
 MANY = 4  # tasks for each thread, so that none waits long for another
 NEAR = 64  # numbers of the next page that are sent for: what follows comes by itself
-HIDDEN = np.float32(-1e30)  # the score of a token that is not seen
 
 
 class Batch(NamedTuple):
@@ -98,23 +97,19 @@ def _attend(number: int, tasks: Any, query: Any, cache: Any, batch: Any, output:
     _scale_rows(own, query[first:past], task, batch.scale)
     block = np.zeros(0 if cache.is_in_place else WIDTH * (cache.size + padded), np.float32)
     weights = np.empty(heads * rows * WIDTH, np.float32)
-    sums = np.zeros(heads * rows * padded, np.float32)
-    totals = np.zeros(heads * rows, np.float32)
-    maxima = np.empty(heads * rows, np.float32)
-    maxima[:] = HIDDEN
+    made = Rows(
+        np.zeros(heads * rows * padded, np.float32),
+        np.full(heads * rows, HIDDEN),
+        np.zeros(heads * rows * LANES, np.float32),
+        padded,
+    )
     oldest = max(0, task.position - batch.window + 1) if batch.window > 0 else 0
     for start in range(oldest // WIDTH * WIDTH, end, WIDTH):
         weights[:] = 0
         _score(weights, own, cache, task, block, start)
-        for row in range(heads * rows):
-            seen_by = task.position + row % rows // group
-            visible = min(WIDTH, seen_by + 1 - start)
-            before = max(0, seen_by - batch.window + 1 - start) if batch.window > 0 else 0
-            scores = weights[row * WIDTH : (row + 1) * WIDTH]
-            line = sums[row * padded : (row + 1) * padded]
-            _weigh(scores, before, visible, line, maxima, totals, row)
-        _mix(sums, weights, cache, task, block, start)
-    _divide(output[first:past], sums, totals, task, padded)
+        _weigh(weights, task, batch.window, start, made)
+        _mix(made.sums, weights, cache, task, block, start)
+    _divide(output[first:past], made, task)
 
 
 @compiled
@@ -132,14 +127,28 @@ def _scale_rows(own: Any, query: Any, task: Any, scale: Any) -> None:
 
 
 @compiled
-def _divide(output: Any, sums: Any, totals: Any, task: Any, padded: int) -> None:
+def _weigh(weights: Any, task: Any, window: int, start: int, made: Any) -> None:
+    """The scores of a block to weights, of what each token sees."""
+    count, past = task.heads * task.rows, start + WIDTH
+    if past <= task.position + 1 and (window == 0 or start > task.end - 1 - window):
+        weigh(weights, 0, 0, WIDTH, made, 0, count)
+        return
+    for row in range(0, count, task.group):
+        seen_by = task.position + row % task.rows // task.group
+        visible = min(WIDTH, seen_by + 1 - start)
+        before = max(0, seen_by - window + 1 - start) if window > 0 else 0
+        if before < visible:
+            weigh(weights, row * WIDTH, before, visible, made, row, task.group)
+        else:
+            weights[row * WIDTH : (row + task.group) * WIDTH] = 0
+
+
+@compiled
+def _divide(output: Any, made: Any, task: Any) -> None:
     """The results of a task's tokens."""
     for row in range(task.heads * task.rows):
         head, own = task.first_head + row // task.rows, row % task.rows
-        made, share = output[own // task.group, head * task.group + own % task.group], totals[row]
-        line = sums[row * padded : (row + 1) * padded]
-        for d in range(len(made)):
-            made[d] = line[d] / share
+        divide(output[own // task.group, head * task.group + own % task.group], made, row)
 
 
 @compiled
@@ -180,26 +189,3 @@ def _mix(sums: Any, weights: Any, cache: Any, task: Any, block: Any, start: int)
             multiply_wide(sums, to + n, size, weights, w, WIDTH, values, at + n, size, rows, depth)
         for n in range(wide, size, WIDTH):
             multiply(sums, to + n, size, weights, w, WIDTH, values, at + n, size, rows, depth)
-
-
-@compiled
-def _weigh(
-    scores: Any, before: int, past: int, sums: Any, maxima: Any, totals: Any, row: int
-) -> None:
-    """Scores of one block to weights, relative to the row's maximum so far, as all before are."""
-    if past <= before:
-        scores[:] = 0
-        return
-    for j in range(before):
-        scores[j] = HIDDEN
-    for j in range(max(0, past), WIDTH):
-        scores[j] = HIDDEN
-    maximum = max(maxima[row], largest_across(scores, 0))
-    for j in range(WIDTH):
-        scores[j] = exp(scores[j] - maximum)
-    shrinking = exp(maxima[row] - maximum)
-    if shrinking != np.float32(1):
-        for d in range(len(sums)):
-            sums[d] *= shrinking
-    totals[row] = totals[row] * shrinking + sum_across(scores, 0)
-    maxima[row] = maximum

@@ -15,6 +15,19 @@ LN_2_HIGH, LN_2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 ROUNDER = np.float32(1.5 * 2**23)  # when added, what is no whole number is rounded away
 ONE = np.int32(0x3F800000)  # the bits of 1.0
 MANTISSA_BITS = np.int32(23)
+SERIES = tuple(
+    map(
+        np.float32,
+        (
+            1.9875691500e-4,
+            1.3981999507e-3,
+            8.3334519073e-3,
+            4.1665795894e-2,
+            1.6666665459e-1,
+            5.0000001201e-1,
+        ),
+    )
+)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -43,12 +56,9 @@ def exp(x: Any) -> Any:
     shifted = bounded * LOG2_E + ROUNDER
     whole = shifted - ROUNDER
     rest = bounded - whole * LN_2_HIGH - whole * LN_2_LOW
-    series = np.float32(1.9875691500e-4)
-    series = series * rest + np.float32(1.3981999507e-3)
-    series = series * rest + np.float32(8.3334519073e-3)
-    series = series * rest + np.float32(4.1665795894e-2)
-    series = series * rest + np.float32(1.6666665459e-1)
-    series = series * rest + np.float32(5.0000001201e-1)
+    series = SERIES[0]
+    for place in range(1, len(SERIES)):
+        series = series * rest + SERIES[place]
     series = series * rest * rest + rest + np.float32(1)
     power = _number_of(np.int32((_bits_of(shifted) << MANTISSA_BITS) + ONE))
     return np.float32(0) if x < LEAST else series * power

@@ -38,7 +38,7 @@ SERIAL_NUMBERS = 8192  # of fewer, no second thread is worth waking
 class CpuKernels(ReferenceKernels):
     """`Kernels` for fp32 activations on a CPU."""
 
-    name = "cpu/2"
+    name = "cpu/3"
 
     def __init__(self) -> None:
         super().__init__("cpu")
