@@ -46,7 +46,7 @@ class PagedAttention:
         without `has_wide`, they have no wide tiles.
         """
         query = query.contiguous()
-        output = query.new_empty(query.shape, dtype=query.dtype)
+        output = query.new_zeros(query.shape, dtype=query.dtype)  # padding stays finite
         grid, constants = (self.num_programs,), head_constants(query.shape[2])
         scratch = _scratch(query)
         tensors = (query, key_cache, value_cache, block_tables, work)
