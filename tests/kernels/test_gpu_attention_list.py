@@ -120,25 +120,28 @@ def test_zeros_and_a_step_without_sequences_are_no_work() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sequence", "group", "splits"),
+    ("sequence", "group", "window", "splits"),
     [
-        ((256, 1), 1, 1),
-        ((257, 1), 1, 2),
-        ((2049, 1), 8, 9),
-        ((9000, 1), 1, 16),
-        ((9000, 16), 1, 16),
-        ((9000, 64), 1, 4),
-        ((9000, 300), 1, 1),
-        ((9000, 2), 40, 3),  # 80 rows
+        ((256, 1), 1, None, 1),
+        ((257, 1), 1, None, 2),
+        ((2049, 1), 8, None, 9),
+        ((9000, 1), 1, None, 16),
+        ((9000, 1), 1, 200, 1),
+        ((9000, 1), 1, 500, 2),
+        ((9000, 16), 1, None, 16),
+        ((9000, 64), 1, None, 4),
+        ((9000, 300), 1, None, 1),
+        ((9000, 2), 40, None, 3),  # 80 rows
     ],
 )
 def test_context_is_split_where_few_rows_see_much(
-    sequence: tuple[int, int], group: int, splits: int
+    sequence: tuple[int, int], group: int, window: int | None, splits: int
 ) -> None:
-    narrow, wide, _ = parts(listed_for([sequence], group, None))
+    narrow, wide, _ = parts(listed_for([sequence], group, window))
     tiles = np.concatenate([narrow, wide])
     assert set(tiles[:, SPLITS]) == {splits}
-    assert (np.diff(tiles[:, KEY]) % KEYS == 0).all()
+    assert len(set(tiles[:, KEY])) == splits
+    assert (np.unique(tiles[:, KEY])[1:] % KEYS == 0).all()  # no block of keys is in two splits
 
 
 @pytest.mark.parametrize("mates", [0, 3, 40])
