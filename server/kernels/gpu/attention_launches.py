@@ -39,7 +39,7 @@ class PagedAttention:
         window: int | None,
         has_wide: bool,
     ) -> Tensor:
-        """Attention of `query [T, H, D]` as the list `work` has it; rows of no tile are not set.
+        """Attention of `query [T, H, D]` as the list `work` has it; rows of no tile are 0.
 
         Within a page, keys lie as `[K, D, L]` and values as `[K, L, D]`. `work` is numbers of
         `list_attention` on the device, for at most T tokens, and whatever lies behind them;
