@@ -2,15 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from adapters_store.adapter import SparseAdapter
 from server.adapters.background import start_pool
+from server.adapters.delta import make_resident
 from server.adapters.device import DeviceAdapters
 from server.adapters.fused import FusedWeights
 from server.adapters.host import HostAdapters
 from server.adapters.memory import AdapterMemory
+from server.adapters.sharing import share
 from server.adapters.sources import Source, StoredAdapter
 from server.budget import out_of_memory, plan_budget
 from server.choices import FindGpu, choose_device, choose_dtype, choose_kernels
@@ -89,7 +92,7 @@ def _build(
         pool,
         blocks.lock,
         settings.max_queued_requests,
-        make,
+        make if device.is_gpu else partial(make_resident, each=partial(share, pool)),
     )
     if config.max_lent_pages:
         PageRoom(blocks, page_bytes, cache.forget).connect(memory)
