@@ -75,6 +75,22 @@ def test_every_layout_multiplies_as_its_delta_means(
     assert_true(found, truth(torch.zeros(40, SHAPE[0]), x, deltas, batch))
 
 
+@pytest.mark.parametrize("name", ["block 16x16", "low rank, of more than a panel", "dense"])
+def test_a_segment_of_more_tokens_than_any_form_takes_is_several_jobs(name: str) -> None:
+    source = torch.Generator().manual_seed(8)
+    delta, x = MAKERS[name](FP32, source), torch.randn(70, SHAPE[1], generator=source)
+    batch = batch_of([delta], [range(70)], KERNELS)
+    found = KERNELS.linear(x, torch.zeros(SHAPE), batch)
+    assert_true(found, truth(torch.zeros(70, SHAPE[0]), x, [delta], batch))
+
+
+def test_a_bias_of_more_rows_than_a_panel_is_spread_whole() -> None:
+    delta = BiasDelta(layer="l", shape=(600, 16), bias=torch.arange(600.0))
+    batch, x = batch_of([delta], [[0, 2]], KERNELS), torch.zeros(3, 16)
+    found = KERNELS.linear(x, torch.zeros(600, 16), batch)
+    assert_true(found, truth(torch.zeros(3, 600), x, [delta], batch))
+
+
 @pytest.mark.parametrize("activations", [FP32, BF16])
 def test_ragged_batch_is_the_sum_of_its_pairs(activations: torch.dtype) -> None:
     """33 adapters: of every kind, without the layer, without tokens; tokens of 0 to 33 adapters."""
