@@ -141,6 +141,18 @@ def test_products_of_a_token_are_added_in_the_order_of_segments(
     assert torch.equal(found[3], torch.zeros(48))
 
 
+def test_a_share_of_nothing_adds_nothing_whatever_the_product() -> None:
+    delta = BiasDelta(layer="l", shape=(48, 16), bias=torch.full((48,), torch.inf))
+    batch = DeltaBatch(
+        operands=[[KERNELS.operand(delta)]],
+        offsets=[0, 2],
+        tokens=torch.tensor([0, 1]),
+        coefficients=torch.tensor([0.0, 1.0]),
+    )
+    found = KERNELS.linear(torch.zeros(2, 16), torch.zeros(48, 16), batch)
+    assert found.unique(dim=1).tolist() == [[0.0], [torch.inf]]
+
+
 def test_wider_weight_than_two_bytes_can_tell_is_multiplied_by_the_reference() -> None:
     indices = torch.tensor([0, 65552 + 65551], dtype=torch.int32)
     delta = ElementDelta(layer="l", shape=(2, 65552), indices=indices, values=torch.ones(2))
