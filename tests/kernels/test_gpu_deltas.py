@@ -143,14 +143,9 @@ def test_products_of_a_token_are_added_in_the_order_of_segments(
 
 def test_a_share_of_nothing_adds_nothing_whatever_the_product() -> None:
     delta = BiasDelta(layer="l", shape=(48, 16), bias=torch.full((48,), torch.inf))
-    batch = DeltaBatch(
-        operands=[[KERNELS.operand(delta)]],
-        offsets=[0, 2],
-        tokens=torch.tensor([0, 1]),
-        coefficients=torch.tensor([0.0, 1.0]),
-    )
-    found = KERNELS.linear(torch.zeros(2, 16), torch.zeros(48, 16), batch)
-    assert found.unique(dim=1).tolist() == [[0.0], [torch.inf]]
+    batch = batch_of([delta], [[0, 1, 2]], KERNELS)  # shares of -1, 0 and 1
+    found = KERNELS.linear(torch.zeros(3, 16), torch.zeros(48, 16), batch)
+    assert found.unique(dim=1).tolist() == [[-torch.inf], [0.0], [torch.inf]]
 
 
 def test_wider_weight_than_two_bytes_can_tell_is_multiplied_by_the_reference() -> None:
