@@ -71,8 +71,10 @@ def test_rows_beyond_the_first_window_are_their_own(size: tuple[int, int] | None
     shape = (1052, 16)
     rows = torch.tensor([0, 508, 512, 1020, 1048])
     if size is None:
+        long_row = torch.arange(700 * 16, 701 * 16)  # a tail
+        indices = torch.cat((rows * 16 + 15, long_row)).sort().values.int()
         delta: WeightDelta = ElementDelta(
-            layer="l", shape=shape, indices=(rows * 16 + 15).int(), values=rows + 1.0
+            layer="l", shape=shape, indices=indices, values=indices + 1.0
         )
     else:
         tiles = (rows // size[0] * (16 // size[1])).int()
