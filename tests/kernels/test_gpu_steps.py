@@ -17,8 +17,7 @@ from interpreted_memory import Memory
 
 from server.kernels.gpu.compiled import Kernel
 from server.kernels.gpu.kernels import GpuKernels
-from server.kernels.gpu.operands import Kind
-from server.kernels.gpu.steps import GpuStepDeltas, needs
+from server.kernels.gpu.steps import GpuStepDeltas, PreparedDeltas, needs
 from server.kernels.interface import Operand
 from server.kernels.recorded import BeyondCapacity, Capacity, RecordableKernels, StepDeltas
 
@@ -216,7 +215,6 @@ def test_a_kind_that_no_launch_was_made_for_is_refused() -> None:
         with pytest.raises(BeyondCapacity) as refused:
             deltas.write(np.zeros(deltas.num_numbers, np.int64), *step)
         assert refused.value.what == "kinds"
-        assert isinstance(left_out, Kind)
 
 
 def test_rows_that_a_step_has_not_are_nobody_s() -> None:
@@ -236,3 +234,22 @@ def test_numbers_begin_where_kernels_were_compiled_for() -> None:
 
 def test_kernels_of_a_gpu_can_be_recorded() -> None:
     assert isinstance(GpuKernels("cpu"), RecordableKernels)
+
+
+def test_every_tensor_of_a_layer_begins_where_kernels_were_compiled_for() -> None:
+    kernels, odd = GpuKernels("cpu"), Capacity(tokens=3, pairs=5, slots=7, products=9, inner=11)
+    deltas = kernels.step_deltas(LAYERS, odd, all_kinds(kernels))
+    deltas.place(torch.zeros(deltas.num_numbers, dtype=torch.int64))
+    for name in LAYERS:
+        own = deltas.layer(name)
+        assert isinstance(own, PreparedDeltas)
+        tensors = (
+            own.coefficients,
+            (work := own.work).tokens,
+            work.starts,
+            work.sums,
+            work.slots,
+            work.jobs,
+        )
+        for tensor in (*tensors, *work.launches, work.parts, work.inner, work.products):
+            assert tensor.data_ptr() % 16 == 0
