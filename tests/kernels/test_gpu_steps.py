@@ -19,7 +19,7 @@ from server.kernels.gpu.compiled import Kernel
 from server.kernels.gpu.kernels import GpuKernels
 from server.kernels.gpu.steps import GpuStepDeltas, PreparedDeltas, needs
 from server.kernels.interface import Operand
-from server.kernels.recorded import BeyondCapacity, Capacity, RecordableKernels, StepDeltas
+from server.kernels.recorded import BeyondCapacity, Capacity, StepDeltas
 
 NARROW = (48, SHAPE[1])
 LAYERS = {"a": SHAPE[0], "b": SHAPE[0], "narrow": NARROW[0], "untouched": 7}
@@ -226,20 +226,14 @@ def test_rows_that_a_step_has_not_are_nobody_s() -> None:
         deltas.write(np.zeros(deltas.num_numbers, np.int64), *step)
 
 
-def test_numbers_begin_where_kernels_were_compiled_for() -> None:
-    deltas = GpuKernels("cpu").step_deltas(LAYERS, CAPACITY, frozenset())
-    with pytest.raises(AssertionError):
-        deltas.place(torch.zeros(deltas.num_numbers + 1, dtype=torch.int64)[1:])
-
-
-def test_kernels_of_a_gpu_can_be_recorded() -> None:
-    assert isinstance(GpuKernels("cpu"), RecordableKernels)
-
-
 def test_every_tensor_of_a_layer_begins_where_kernels_were_compiled_for() -> None:
-    kernels, odd = GpuKernels("cpu"), Capacity(tokens=3, pairs=5, slots=7, products=9, inner=11)
+    kernels = GpuKernels("cpu")
+    odd = Capacity(tokens=3, pairs=5, slots=7, products=9, inner=11)
     deltas = kernels.step_deltas(LAYERS, odd, all_kinds(kernels))
-    deltas.place(torch.zeros(deltas.num_numbers, dtype=torch.int64))
+    numbers = torch.zeros(deltas.num_numbers + 1, dtype=torch.int64)
+    with pytest.raises(AssertionError):
+        deltas.place(numbers[1:])
+    deltas.place(numbers[:-1])
     for name in LAYERS:
         own = deltas.layer(name)
         assert isinstance(own, PreparedDeltas)
