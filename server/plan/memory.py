@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from server.plan.workload import PAGE, Workload
 
 FP32 = 4
+PIECES_OF_TOKEN, SPLIT_TOKENS = 16, 256  # at most so many, of so many tokens, on a GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +68,11 @@ def adapter_bytes(workload: Workload) -> int:
 def workspace_bytes(workload: Workload) -> int:
     """Activations of the largest step, fp32 logits, and a GPU's scratch.
 
-    A step has T = max(512, batch) tokens, unless told otherwise. Of each, while its widest layer is computed, there are
-    the residual, the normed input, gate and up and their product: (2 hidden + 3 intermediate)
-    numbers. Logits: batch * vocabulary * 4. Scratch: a GPU keeps one changed copy of the largest
-    target, for long prompts.
+    A step has T = max(512, batch) tokens, unless told otherwise. Of each, while its widest layer
+    is computed, there are the residual, the normed input, gate and up and their product:
+    (2 hidden + 3 intermediate) numbers. Logits: batch * vocabulary * 4. Scratch of a GPU: one
+    matrix as large as the largest target, for long prompts, and what attention makes of the
+    pieces of long contexts, 4 * heads * (head size + 2) each.
     """
     model = workload.model
     tokens = max(workload.step_tokens, workload.batch)
@@ -81,5 +83,7 @@ def workspace_bytes(workload: Workload) -> int:
 def _scratch(workload: Workload) -> int:
     if workload.device.is_cpu:
         return 0
-    linears, targets = workload.model.linears, workload.adapter.targets
-    return max(linears[name].size for name in targets) * workload.dtype_bytes
+    model, targets = workload.model, workload.adapter.targets
+    largest = max(model.linears[name].size for name in targets)
+    pieces = PIECES_OF_TOKEN * min(max(workload.step_tokens, workload.batch), SPLIT_TOKENS)
+    return largest * workload.dtype_bytes + pieces * model.heads * (model.head_dim + 2) * FP32
