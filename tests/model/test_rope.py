@@ -31,7 +31,9 @@ def test_cos_and_sin_are_those_of_transformers_to_the_bit(
     rotary = ROTARY_EMBEDDINGS[config.model_type](config)
     cos, sin = rotary(torch.zeros(1, dtype=dtype), positions[None])
     rope = rope_config(config)
-    ours = rope.on("cpu").cos_sin(positions, torch.full((num_tokens,), rope.regime(num_tokens)), dtype)
+    ours = rope.on("cpu").cos_sin(
+        positions, torch.full((num_tokens,), rope.regime(num_tokens)), dtype
+    )
     assert torch.equal(ours[0], cos[0])
     assert torch.equal(ours[1], sin[0])
 
