@@ -81,6 +81,10 @@ def unusable() -> Device:
     raise DeviceUnusable("CUDA is on strike", "wait")
 
 
+def named(own: object) -> str:
+    return type(own).__name__ if isinstance(own, HostDevice | LoggingDevice) else str(own)
+
+
 def settings(**fields: Any) -> Settings:
     return Settings(_cli_parse_args=[], **fields)
 
@@ -130,7 +134,7 @@ def test_a_gpu_without_triton_is_refused_unless_plain_torch_computes(
         ({"dtype": "float32", "kernels": "gpu"}, LoggingDevice(), torch.float32, "gpu"),
         ({"kernels": "reference"}, LoggingDevice(), torch.bfloat16, "reference"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_kernels_follow_from_device_and_dtype(
     fields: dict[str, Any], device: Device, dtype: torch.dtype, name: str
@@ -154,7 +158,7 @@ def test_kernels_follow_from_device_and_dtype(
         ({"page_size": 8}, LoggingDevice(), "page_size"),
         ({"page_size": 48}, LoggingDevice(), "page_size"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_kernels_that_do_not_fit_are_refused_by_their_setting(
     fields: dict[str, Any], device: Device, key: str
