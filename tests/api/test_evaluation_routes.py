@@ -284,16 +284,16 @@ def test_an_alias_that_moves_later_changes_nothing(
     client: httpx.Client, server: RunningServer
 ) -> None:
     for seed in (1, 2):
-        server.upload(make_adapter(server.base, seed=seed), "evaluated/moving")
-    client.patch("/v1/adapters/evaluated/moving", json={"aliases": {"prod": 1}})
-    expected = evaluate(client, subjects=["evaluated/moving@1"])
+        server.upload(make_adapter(server.base, seed=seed), "evaluated/winner")
+    client.patch("/v1/adapters/evaluated/winner", json={"aliases": {"prod": 1}})
+    expected = evaluate(client, subjects=["evaluated/winner@1"])
     with paused_engine(server):
-        evaluation = begin(client, subjects=["evaluated/moving@prod"])
-        client.patch("/v1/adapters/evaluated/moving", json={"aliases": {"prod": 2}})
+        evaluation = begin(client, subjects=["evaluated/winner@prod"])
+        client.patch("/v1/adapters/evaluated/winner", json={"aliases": {"prod": 2}})
     found = ended(client, evaluation)
-    assert found["subjects"][0]["id"] == "evaluated/moving@1"
+    assert found["subjects"][0]["id"] == "evaluated/winner@1"
     assert outputs(client, evaluation) == outputs(client, expected["id"])
-    changed = evaluate(client, subjects=["evaluated/moving@prod"])
+    changed = evaluate(client, subjects=["evaluated/winner@prod"])
     assert outputs(client, changed["id"]) != outputs(client, evaluation)
 
 

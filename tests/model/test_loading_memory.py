@@ -25,7 +25,7 @@ SIZES: dict[str, Any] = {
     "vocab_size": 384,
 }
 CONFIGS = {"Phi-3": Phi3Config, "split": LlamaConfig}
-SLACK = 12 * MIB  # what the C library keeps of small pieces; the model has 65 MiB, a layer 8
+SLACK = 24 * MIB  # what the C library keeps of small pieces; a mapped copy would be 65 MiB
 NEEDS_RESET = pytest.mark.skipif(not CLEAR.exists(), reason="this system keeps no peak of memory")
 
 
