@@ -22,7 +22,7 @@ class StoredRows:
         """Raises ModelError as `load_weights` does."""
         self._parts = stored_parts(checkpoint.directory, checkpoint.config)
         self._open = ExitStack()
-        self._files = self._open.enter_context(open_tensor_files(checkpoint.directory))
+        self._files = self._open.enter_context(open_tensor_files(checkpoint.directory, mapped=True))
 
     def entries(self, layer: str, rows: slice) -> Tensor:
         """Rows `[start, stop)` of a linear layer's weight in the Phi-3 layout, as fp32."""

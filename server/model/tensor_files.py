@@ -32,11 +32,17 @@ class TensorFiles:
         return tuple(self.file_of[tensor].get_slice(tensor).get_shape())
 
     def read(self, tensor: str) -> Tensor:
-        """A new tensor as stored, on the CPU. Raises CheckpointUnsupported for an odd dtype."""
+        """A new tensor as stored, on the CPU.
+
+        Raises CheckpointUnsupported for an odd dtype, CheckpointDamaged where it is not all there.
+        """
         dtype = self.file_of[tensor].get_slice(tensor).get_dtype()
         if dtype not in DTYPES:
             raise CheckpointUnsupported(self.name, f"dtype of {tensor}", dtype)
-        stored: Tensor = self.file_of[tensor].get_tensor(tensor)
+        try:
+            stored: Tensor = self.file_of[tensor].get_tensor(tensor)
+        except SafetensorError as error:  # cut short since it was opened
+            raise CheckpointDamaged(self.name, tensor, str(error)) from error
         return stored
 
     def read_rows(
@@ -69,10 +75,14 @@ def tensor_paths(directory: Path) -> tuple[Path, ...]:
 
 
 @contextmanager
-def open_tensor_files(directory: Path) -> Iterator[TensorFiles]:
-    """The tensors of the checkpoint in `directory`, while the context lasts."""
+def open_tensor_files(directory: Path, *, mapped: bool = False) -> Iterator[TensorFiles]:
+    """The tensors of the checkpoint in `directory`, while the context lasts.
+
+    For whole tensors: `mapped` keeps what was read in memory, a second copy. For a few rows of one:
+    what is not mapped is read whole for them.
+    """
     with ExitStack() as stack:
-        files = [stack.enter_context(_opened(path)) for path in tensor_paths(directory)]
+        files = [stack.enter_context(_opened(path, mapped)) for path in tensor_paths(directory)]
         file_of = {tensor: file for file in files for tensor in file.keys()}  # noqa: SIM118
         yield TensorFiles(str(directory), file_of)
 
@@ -84,9 +94,8 @@ def _indexed_names(index: Path) -> list[str]:
         raise CheckpointDamaged(str(index.parent), INDEX_FILE, repr(error)) from error
 
 
-def _opened(path: Path) -> Any:
-    """Read from when it is asked: a mapping would keep what was read in memory, a second copy."""
+def _opened(path: Path, mapped: bool) -> Any:
     try:
-        return safe_open(path, framework="pt", backend="pread")
+        return safe_open(path, framework="pt", backend="mmap" if mapped else "pread")
     except SafetensorError as error:
         raise CheckpointDamaged(str(path.parent), path.name, str(error)) from error
