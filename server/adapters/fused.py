@@ -193,15 +193,19 @@ class FusedWeights:
         return (*opposite, (ResidentAdapter(CORRECTION, rounding, 0), -1.0))
 
     def _rounded(self, layer: str, members: Members) -> Operand:
-        """What rounding did to a plain weight of 16 bits, as one more delta."""
+        """What rounding did to a plain weight of 16 bits, as one more delta.
+
+        Deltas are laid out on the host, whatever device their numbers were found on.
+        """
         weight, change = self._weights[layer], self._change(layer, members)
         places, order = change.places.sort()
         is_wide = weight.numel() > MAX_INT32
+        values = _rounding(self._journal[layer].values, change)[order]
         delta = ElementDelta(
             layer=layer,
             shape=(weight.shape[0], weight.shape[1]),
-            indices=places if is_wide else places.int(),
-            values=_rounding(self._journal[layer].values, change)[order],
+            indices=(places if is_wide else places.int()).cpu(),
+            values=values.cpu(),
         )
         return self._kernels.operand(delta)
 

@@ -7,6 +7,7 @@ from random import Random
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adapters_store.adapter import (
     BiasDelta,
@@ -17,13 +18,13 @@ from adapters_store.adapter import (
     SparseAdapter,
     WeightDelta,
 )
-from server.adapters.composition import Composition
+from server.adapters.composition import BASE, Composition
 from server.adapters.delta import ResidentAdapter, make_resident, pair_tokens
 from server.adapters.errors import RoundedAway
 from server.adapters.fused import UNFUSED, FusedWeights
 from server.kernels.cpu.kernels import CpuKernels
 from server.kernels.cpu.packed_numbers import numbers_of
-from server.kernels.interface import Kernels
+from server.kernels.interface import Entries, Kernels, Operand
 from server.kernels.reference import ReferenceKernels
 
 SHAPES = {"a": (96, 40), "b": (67, 35), "c": (64, 64)}
@@ -274,3 +275,37 @@ def test_products_and_biases_do_not_fuse(bench: Bench, kind: str) -> None:
     resident = make_resident(adapter.digest, adapter, bench.kernels)
     composition = Composition.linear([(adapter.digest, 1.0)])
     assert "entry by entry" in str(bench.fused.refusal(composition, [(resident, 1.0)]))
+
+
+class FarKernels(ReferenceKernels):
+    """Of a GPU that nobody has; lays out what the host can read."""
+
+    def __init__(self) -> None:
+        super().__init__("cpu")
+        self.laid_out: list[WeightDelta] = []
+
+    def operand(self, delta: WeightDelta) -> Operand:
+        assert all(own.device.type == "cpu" for own in delta.tensors.values())
+        self.laid_out.append(delta)
+        return super().operand(delta)
+
+    def entries(self, operand: Operand, weight: Tensor) -> Entries:
+        places = torch.zeros(5, dtype=torch.int64, device=weight.device)
+        return Entries(places, torch.zeros(5, device=weight.device), 1.0)
+
+    def read(self, weight: Tensor, places: Tensor) -> Tensor:
+        return weight.flatten()[places]
+
+    def write(self, weight: Tensor, places: Tensor, values: Tensor) -> None:
+        assert places.device == values.device == weight.device
+
+
+def test_what_rounding_did_on_a_device_is_laid_out_on_the_host() -> None:
+    with FakeTensorMode():
+        weight = torch.zeros(64, 64, dtype=torch.bfloat16, device="meta")
+        entries = torch.arange(5, dtype=torch.int32)
+        change = ElementDelta(layer="c", shape=(64, 64), indices=entries, values=torch.ones(5))
+        kernels = FarKernels()
+        adapter = ResidentAdapter("a", {"c": (kernels.operand(change),)}, 0)
+        FusedWeights({"c": weight}, kernels).switch(BASE, [(adapter, 1.0)])
+    assert len(kernels.laid_out) == 2
