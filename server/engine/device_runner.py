@@ -75,8 +75,13 @@ class DeviceRunner(ModelRunner):
         for digest in _digests(batch):
             if (arrival := self.resident(digest).arrival) is not None:
                 arrival.awaited_by(self._stream)
-        with self._stream.use():
-            return super().run(batch)
+        try:
+            with self._stream.use():
+                return super().run(batch)
+        except BaseException:
+            # What it was given may still be read, and the next step writes there.
+            self._stream.mark().wait()
+            raise
 
     def _run(self, batch: ScheduledBatch, fused: Fused) -> list[EntryResult]:
         pairs = token_pairs(batch, self.resident, HOST, fused)

@@ -130,6 +130,23 @@ def test_a_step_whose_rows_nobody_reads_is_waited_for(real: RealEngine) -> None:
     ]
 
 
+def test_a_step_that_fails_is_waited_for_before_another_may_be_written(
+    real: RealEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = LoggingDevice("meta")
+    served = serve(real, device, mode="base")
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("in the middle")
+
+    monkeypatch.setattr(served.runner, "_read", fail)
+    device.log.clear()
+    with Crossings(device.log):
+        served.engine.step()
+    left = device.log.index("leave stream 1")
+    assert device.log[left + 1 : left + 3] == ["stream 1 mark 4", "host after stream 1 mark 4"]
+
+
 def test_the_device_and_not_the_host_waits_for_an_adapter_once(real: RealEngine) -> None:
     device = LoggingDevice("meta")
     digest = sorted(real.adapters)[0]
