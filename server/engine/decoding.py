@@ -1,7 +1,8 @@
 """Decode steps that are recorded: one recording for each bucket of rows, with and without deltas.
 
 Buckets are powers of two, and the most sequences of a step. What a recording with deltas takes
-grows with what steps need: then it is made anew. A step that no recording takes runs unrecorded.
+grows with what steps need: then it is made anew, in the memory of the former one. A step that no
+recording takes, or that there is no memory to record, runs unrecorded.
 """
 
 from collections.abc import Hashable
@@ -50,12 +51,17 @@ class _RecordedPairs:
         return self.deltas.layer(name)
 
 
+class _Size(NamedTuple):
+    """What a recording with deltas takes."""
+
+    capacity: Capacity
+    kinds: frozenset[Hashable]
+
+
 class _Recorded(NamedTuple):
     inputs: StepInputs
     recording: Recording
     deltas: StepDeltas | None
-    capacity: Capacity | None
-    kinds: frozenset[Hashable]
 
     def takes(self, pairs: TokenPairs) -> bool:
         """Whether it can compute a step of these, which are then written down."""
@@ -88,6 +94,7 @@ class DecodeSteps:
         self._linears = {name: shape[0] for name, shape in model.config.linear_shapes().items()}
         self._plain: dict[int, _Recorded] = {}
         self._mixed: dict[int, _Recorded] = {}
+        self._sizes: dict[int, _Size] = {}  # of mixed ones; where none is, it had no memory
         vocabulary = model.config.vocab_size
         self._logits = torch.zeros(max_rows, vocabulary, device=device.place)
         self._summaries = torch.zeros(3 * max_rows, device=device.place)
@@ -104,7 +111,7 @@ class DecodeSteps:
         bucket = next(b for b in buckets(self._max_rows) if b >= len(batch.entries))
         try:
             recorded = self._find(bucket, pairs)
-        except BeyondCapacity:
+        except (BeyondCapacity, torch.OutOfMemoryError):
             return None
         recorded.inputs.fill(batch.entries)
         recorded.inputs.send()
@@ -116,38 +123,42 @@ class DecodeSteps:
         return is_short and all(entry.num_tokens == 1 for entry in batch.entries)
 
     def _find(self, bucket: int, pairs: TokenPairs | None) -> _Recorded:
-        """The recording, with the pairs written down. Raises BeyondCapacity."""
+        """The recording, with the pairs written down. Raises BeyondCapacity, OutOfMemoryError."""
         if pairs is None:
             if bucket not in self._plain:
                 self._plain[bucket] = self._record(bucket)
             return self._plain[bucket]
         recorded = self._mixed.get(bucket)
         if recorded is None or not recorded.takes(pairs):
-            recorded = self._mixed[bucket] = self._record_mixed(bucket, pairs, recorded)
+            size = self._size(bucket, pairs)
+            recorded = None
+            self._mixed.pop(bucket, None)  # its memory is the new one's
+            self._sizes[bucket] = size
+            recorded = self._mixed[bucket] = self._record(bucket, size)
             recorded.write(pairs)
         return recorded
 
-    def _record_mixed(self, bucket: int, pairs: TokenPairs, former: _Recorded | None) -> _Recorded:
+    def _size(self, bucket: int, pairs: TokenPairs) -> _Size:
+        """What a recording needs for these pairs and former ones. Raises BeyondCapacity."""
+        former, most = self._sizes.get(bucket), PRODUCTS_OF_ROW * bucket
+        if former is not None and bucket not in self._mixed:
+            raise BeyondCapacity("memory", former.capacity, None)
         operands = [adapter.operands for adapter in pairs.adapters]
         needed, kinds = self._kernels.needs(operands, pairs.offsets, bucket)
-        if needed.products > PRODUCTS_OF_ROW * bucket:
-            raise BeyondCapacity("products", needed.products, PRODUCTS_OF_ROW * bucket)
-        if former is not None and former.capacity is not None:
+        if needed.products > most:
+            raise BeyondCapacity("products", needed.products, most)
+        if former is not None:
             needed, kinds = Capacity(*map(max, needed, former.capacity)), kinds | former.kinds
         rounded = (max(bucket, 1 << (count - 1).bit_length()) if count else 0 for count in needed)
-        capacity = Capacity(*rounded)._replace(tokens=bucket)
-        return self._record(bucket, capacity, kinds)
+        capacity = Capacity(*rounded)
+        products = min(capacity.products, most)
+        return _Size(capacity._replace(tokens=bucket, products=products), kinds)
 
-    def _record(
-        self,
-        bucket: int,
-        capacity: Capacity | None = None,
-        kinds: frozenset[Hashable] = frozenset(),
-    ) -> _Recorded:
+    def _record(self, bucket: int, size: _Size | None = None) -> _Recorded:
         """Of a step that is all padding, without any deltas."""
         deltas = None
-        if capacity is not None:
-            deltas = self._kernels.step_deltas(self._linears, capacity, kinds)
+        if size is not None:
+            deltas = self._kernels.step_deltas(self._linears, *size)
         num_numbers = deltas.num_numbers if deltas is not None else 0
         inputs = StepInputs(self._device, self._kernels, self._form, bucket, num_numbers)
         inputs.fill(())
@@ -164,7 +175,7 @@ class DecodeSteps:
             target.logits.copy_(logits)
             target.summary.copy_(packed(self._kernels.summarize(logits)))
 
-        return _Recorded(inputs, self._device.record(work), deltas, capacity, kinds)
+        return _Recorded(inputs, self._device.record(work), deltas)
 
     def _computed(self, bucket: int) -> Computed:
         return Computed(self._logits[:bucket], self._summaries[: 3 * bucket].view(3, bucket))

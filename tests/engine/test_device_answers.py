@@ -1,5 +1,7 @@
 """A device's runner answers what the plain one does: recorded, padded, on the same kernels."""
 
+import weakref
+from collections.abc import Callable, Hashable, Mapping
 from functools import cache
 from typing import Any
 
@@ -7,12 +9,13 @@ import pytest
 import torch
 from device_engines import Served, device_engine, plain_engine
 from engines import Collected, MakeEngine, RealEngine, request, run_to_end
-from recorded_kernels import LoggingDevice, StepKernels
+from recorded_kernels import Deltas, LoggingDevice, StepKernels
 
 from server.adapters.composition import BASE, Composition
 from server.device.host import HostDevice
-from server.engine.decoding import buckets
+from server.engine.decoding import PRODUCTS_OF_ROW, buckets
 from server.engine.sequence import GenerationRequest, Mode
+from server.kernels.recorded import Capacity
 
 VARIATIONS = ("phi3-mini", "phi3.5-mini", "phi4-mini", "llama")  # windowed, longrope, tied
 
@@ -201,6 +204,57 @@ def test_what_no_recording_takes_is_computed_unrecorded(real: RealEngine) -> Non
     found, expected, device = both(own, [request("r", [7, 8, 9], both_of, max_tokens=6)])
     assert found == expected
     assert "replay" not in device.log
+
+
+class OneAtATime(StepKernels):
+    """Has room for the deltas of one recording, of at most `most_kinds` kinds."""
+
+    def __init__(self, most_kinds: int = 99) -> None:
+        super().__init__("cpu")
+        self._most_kinds = most_kinds
+        self.last: Callable[[], Deltas | None] = lambda: None
+
+    def step_deltas(
+        self, layers: Mapping[str, int], capacity: Capacity, kinds: frozenset[Hashable]
+    ) -> Deltas:
+        made = super().step_deltas(layers, capacity, kinds)
+        if self.last() is not None or len(kinds) > self._most_kinds:
+            raise torch.OutOfMemoryError
+        self.last = weakref.ref(made)
+        return made
+
+
+def by_kinds(real: RealEngine) -> dict[tuple[str, ...], Composition]:
+    adapters = sorted(real.adapters.items())
+    return {tuple(sorted(own.kinds)): Composition.linear([(d, 1.0)]) for d, own in adapters}
+
+
+def test_a_former_recording_goes_before_another_is_made(real: RealEngine) -> None:
+    kernels, device = OneAtATime(), LoggingDevice()
+    served = device_engine(real.with_kernels(kernels), device, max_num_seqs=1)
+    for kind in ("element", "low_rank"):
+        composition = by_kinds(real)[kind,]
+        run_to_end(served.engine, [request(kind, [7, 8, 9], composition, max_tokens=4)])
+    assert len(kernels.made) == 2
+    assert device.log.count("replay") == 6
+
+
+def test_steps_without_memory_for_a_recording_run_unrecorded(real: RealEngine) -> None:
+    kernels = OneAtATime(most_kinds=0)
+    wanted = [request("r", [7, 8, 9], by_kinds(real)["element",], max_tokens=6)]
+    found, expected, device = both(real.with_kernels(kernels), wanted)
+    assert found == expected
+    assert "replay" not in device.log
+    assert len(kernels.made) == 1  # tried once
+
+
+def test_a_recording_has_room_for_no_more_products_than_were_planned(real: RealEngine) -> None:
+    kernels = StepKernels("cpu")
+    served = device_engine(real.with_kernels(kernels), HostDevice(), max_num_seqs=3)
+    many = Composition.linear([(digest, 0.1) for digest in sorted(real.adapters)[:7]])
+    requests = [request(str(n), [7 + n, 8], many, max_tokens=4, ignore_eos=True) for n in range(3)]
+    run_to_end(served.engine, requests)
+    assert [(own.tokens, own.products) for own in kernels.made] == [(3, 3 * PRODUCTS_OF_ROW)]
 
 
 @pytest.mark.parametrize(
