@@ -12,7 +12,8 @@ from typing import cast
 import torch
 
 from server.device.interface import Device
-from server.engine.decoding import PRODUCTS_OF_ROW
+from server.engine.decoding import PRODUCTS_OF_ROW, buckets
+from server.engine.runner import LOGIT_ROWS_AT_ONCE
 from server.engine.step_inputs import spare_pages
 from server.model.config import ModelConfig
 from server.model.kv_cache import bytes_per_page
@@ -25,6 +26,8 @@ from server.settings import Settings, SettingsConflict
 
 RESERVED = 0.03  # of all memory: between an allocator's blocks, in libraries and recorded steps
 GIB = 1 << 30
+PRODUCTS_AT_ONCE = 1 << 24  # fp32 numbers, of the deltas of steps that are not recorded
+LIBRARIES = 64 << 20  # of matrix products: 32 MiB for each stream, on the largest GPUs
 
 
 class MemoryTooSmall(SettingsConflict):
@@ -113,24 +116,46 @@ def _fixed(settings: Settings, config: ModelConfig, dtype: torch.dtype) -> dict[
         dtype=cast("Dtype", str(dtype).removeprefix("torch.")),
         step_tokens=settings.max_num_batched_tokens,
     )
-    workspace = workspace_bytes(planned) + _recorded(settings, config, dtype)
+    workspace = workspace_bytes(planned) + LIBRARIES + _beside_adapters(planned)
+    workspace += _recorded(settings, config, dtype) + _head(config, dtype, shape)
     return {"weights": weight_bytes(planned), "workspace": workspace}
 
 
-def _recorded(settings: Settings, config: ModelConfig, dtype: torch.dtype) -> int:
-    """Of recorded steps: logits, products of deltas, pages of padding. And a weight's changed copy.
+def _beside_adapters(planned: Workload) -> int:
+    """Bytes of a step's activations beyond the plan's, and of its products with deltas.
 
-    Products: 8 of each row at most, as wide as the widest layer, for all buckets together twice
-    what the largest takes.
+    The most is there in gate and up: the residual, the normed input and attention's output, the
+    base's product in fp32 (2 * intermediate numbers), and either as many of a long prompt's product
+    or the rounded sum. A recorded step has its own.
     """
-    rows, vocabulary = settings.max_num_seqs, config.vocab_size
-    shapes = config.linear_shapes()
-    widest = max(out for out, _ in shapes.values())
-    products = 2 * PRODUCTS_OF_ROW * rows * widest
+    model, itemsize = planned.model, planned.dtype_bytes
+    numbers = 3 * model.hidden * itemsize + 4 * model.intermediate * FP32
+    plain = (2 * model.hidden + 3 * model.intermediate) * itemsize
+    step = max(planned.step_tokens, planned.batch)
+    return step * (numbers - plain) + planned.batch * numbers + PRODUCTS_AT_ONCE * FP32
+
+
+def _recorded(settings: Settings, config: ModelConfig, dtype: torch.dtype) -> int:
+    """Bytes of recorded steps: logits, products of deltas, pages of padding.
+
+    The plan has logits that are read; where they are made they are in the weights' dtype and in
+    fp32, and their summary has two copies more, in recorded steps and in others. Products: 8 of
+    each row at most, as wide as the widest layer, for every bucket.
+    """
+    rows = settings.max_num_seqs
+    made = (rows + LOGIT_ROWS_AT_ONCE) * config.vocab_size * (dtype.itemsize + 3 * FP32)
+    widest = max(out for out, _ in config.linear_shapes().values())
+    products = PRODUCTS_OF_ROW * sum(buckets(rows)) * widest
     spare = spare_pages(rows, settings.page_size)
     pages = spare * bytes_per_page(config, settings.page_size, dtype)
-    scratch = max(out * width for out, width in shapes.values()) * dtype.itemsize
-    return FP32 * (rows * vocabulary + products) + pages + scratch
+    return made + FP32 * products + pages
+
+
+def _head(config: ModelConfig, dtype: torch.dtype, shape: ModelShape) -> int:
+    """Bytes by which a changed copy of the head is larger than the plan's of a layer's weight."""
+    planned = max(own.size for own in shape.linears.values())
+    largest = max(out * width for out, width in config.linear_shapes().values())
+    return (largest - planned) * dtype.itemsize
 
 
 def _way_out(settings: Settings, dtype: torch.dtype) -> str:

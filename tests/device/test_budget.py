@@ -1,5 +1,6 @@
 """A GPU's memory is planned before it is used: what does not fit is refused with the numbers."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from recorded_kernels import LoggingDevice
 from transformers import Phi3Config
 
-from server.budget import GIB, MemoryTooSmall, out_of_memory, plan_budget
+from server.budget import GIB, PRODUCTS_AT_ONCE, MemoryTooSmall, out_of_memory, plan_budget
 from server.device.interface import Memory
 from server.model.config import ModelConfig, from_transformers
 from server.settings import Settings
@@ -48,6 +49,36 @@ def test_more_rows_and_longer_steps_leave_less(mini: ModelConfig) -> None:
 
     assert cache(max_num_seqs=256) < cache(max_num_seqs=64)
     assert cache(max_num_batched_tokens=8192) < cache(max_num_batched_tokens=512)
+
+
+def workspace(mini: ModelConfig, **fields: int) -> int:
+    sizes = {"max_num_seqs": 8, "page_size": 16, **fields}
+    return plan_budget(settings(**sizes), mini, torch.bfloat16, gpu(A10)).fixed["workspace"]
+
+
+def test_a_token_more_needs_what_gate_and_up_leave_beside_adapters(mini: ModelConfig) -> None:
+    found = workspace(mini, max_num_batched_tokens=2001)
+    found -= workspace(mini, max_num_batched_tokens=2000)
+    assert found == 3 * 3072 * 2 + 16 * 8192
+
+
+def test_rows_need_their_logits_products_activations_and_page(mini: ModelConfig) -> None:
+    found = workspace(mini, max_num_seqs=32) - workspace(mini, max_num_seqs=16)
+    logits, products = 16 * (4 + 14) * 32064, 8 * 32 * 32064 * 4  # a bucket of 32 more
+    page = 16 * 32 * 2 * 3072 * 2
+    assert found == logits + products + 16 * (3 * 3072 * 2 + 16 * 8192) + page
+
+
+def test_products_of_unrecorded_steps_are_as_many_as_the_kernels_make() -> None:
+    assert pytest.importorskip("server.kernels.gpu.batches").MOST_PRODUCTS == PRODUCTS_AT_ONCE
+
+
+def test_the_heads_changed_copy_is_the_only_one(mini: ModelConfig) -> None:
+    """It alone is larger when the vocabulary is, beside numbers of rows."""
+    larger = dataclasses.replace(mini, vocab_size=mini.vocab_size + 1)
+    found = workspace(larger, max_num_seqs=1) - workspace(mini, max_num_seqs=1)
+    rows = 4 + (1 + 64) * 14 + 8 * 4
+    assert found == rows + 3072 * 2
 
 
 def test_what_the_settings_say_is_kept_to(mini: ModelConfig) -> None:
