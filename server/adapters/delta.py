@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,11 +74,22 @@ class RoutedRows:
     rows: Tensor  # [n] int64, rows of the step, ascending
     places: Tensor  # [N, n] int64, index of each member's pair with each row
 
+    def apply_shares(self, coefficients: Tensor, name: str, x: Tensor) -> None:
+        """Multiply those of its pairs by shares in the layer `name`, whose input is `x`."""
+        coefficients[self.places] *= self.mixture.shares(name, x[self.rows])
+
     def select(self, rows: Tensor, kept_before: Tensor) -> "RoutedRows":
         """Those among `rows` alone; of pairs, the `kept_before[place]` kept ones come before."""
         is_kept = torch.isin(self.rows, rows)
         chosen = torch.searchsorted(rows, self.rows[is_kept])
         return RoutedRows(self.mixture, chosen, kept_before[self.places[:, is_kept]])
+
+
+class SentShares(NamedTuple):
+    """What shares of a step's pairs are computed from, where its activations are."""
+
+    coefficients: Tensor  # [num_pairs] fp32
+    routed: tuple[RoutedRows, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +104,7 @@ class TokenPairs:
     tokens: Tensor  # [num_pairs] int64, rows of the step
     coefficients: Tensor  # [num_pairs] fp32; shares multiply those of `routed` pairs
     routed: tuple[RoutedRows, ...] = ()
+    there: SentShares | None = None  # those of `routed`, if they were sent
 
     def for_layer(self, name: str, x: Tensor) -> DeltaBatch | None:
         """The deltas of the linear layer `name`; None where no adapter of the step touches it.
@@ -103,15 +116,34 @@ class TokenPairs:
             return None
         if not self.routed:
             return DeltaBatch(operands, self.offsets, self.tokens, self.coefficients)
-        coefficients = self.coefficients.to(x.device, copy=True)  # where shares come from
-        for own in self.routed:
-            coefficients[own.places] *= own.mixture.shares(name, x[own.rows])
+        own = self.there or SentShares(self.coefficients, self.routed)
+        coefficients = own.coefficients.to(x.device, copy=True)  # where shares come from
+        for routed in own.routed:
+            routed.apply_shares(coefficients, name, x)
         if x.device.type != "cpu":  # a choice by numbers of a device would wait for them
             return DeltaBatch(operands, self.offsets, self.tokens, coefficients)
         # Whom a router's top_k leaves out costs no product.
         is_kept = coefficients != 0.0
         offsets = _kept_offsets(self.offsets, is_kept)
         return DeltaBatch(operands, offsets, self.tokens[is_kept], coefficients[is_kept])
+
+    def share_numbers(self) -> list[Tensor]:
+        """What shares are computed from beside activations, int64 all; none without a router."""
+        if not self.routed:
+            return []
+        numbers = torch.zeros(-(-len(self.coefficients) // 2), dtype=torch.int64)
+        numbers.view(torch.float32)[: len(self.coefficients)] = self.coefficients
+        return [numbers, *(own for each in self.routed for own in (each.rows, each.places))]
+
+    def with_share_numbers(self, numbers: Sequence[Tensor]) -> "TokenPairs":
+        """These pairs, whose `share_numbers` are where activations are, too."""
+        if not numbers:
+            return self
+        packed, *rest = numbers
+        placed = zip(self.routed, rest[::2], rest[1::2], strict=True)
+        routed = tuple(RoutedRows(own.mixture, rows, at) for own, rows, at in placed)
+        coefficients = packed.view(torch.float32)[: len(self.coefficients)]
+        return replace(self, there=SentShares(coefficients, routed))
 
     def select(self, rows: Tensor) -> "TokenPairs | None":
         """The pairs of the step's rows `rows` (ascending), their tokens now positions in `rows`."""

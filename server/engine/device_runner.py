@@ -8,10 +8,12 @@ whole row of logits where a request needs more than the likeliest token.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from server.adapters.composition import prototypes_id
 from server.adapters.delta import ResidentAdapter, TokenPairs
@@ -28,7 +30,7 @@ from server.engine.step_inputs import DecodeForm
 from server.kernels.recorded import RecordableKernels
 from server.model.kv_cache import KVCache
 from server.model.phi3 import Phi3
-from server.model.step import Step
+from server.model.step import Step, StepPairs
 
 HOST = torch.device("cpu")
 
@@ -111,7 +113,7 @@ class DeviceRunner(ModelRunner):
             yield _Rows(chunk, range(len(chunk)), computed)
 
     def _sent(self, step: Step) -> Step:
-        """A step of the host on the device, but for its pairs."""
+        """A step of the host on the device; of its pairs, what routers multiply."""
         attention, shape = step.attention, self._form.attention
         numbers = self._kernels.attention_numbers(len(step.token_ids), shape)
         work = np.zeros(numbers, np.int64)
@@ -120,14 +122,19 @@ class DeviceRunner(ModelRunner):
         own = [step.token_ids, step.positions, step.rope_regimes, attention.block_tables]
         own += [attention.slots, torch.from_numpy(work)]
         own += [] if step.wanted is None else [step.wanted]
-        ids, positions, regimes, tables, slots, listed, *wanted = send(self._on, own)
+        pairs, wanted_pairs = step.pairs, step.wanted_pairs
+        shares = [_share_numbers(each) for each in (pairs, wanted_pairs)]
+        sent = iter(send(self._on, [*own, *shares[0], *shares[1]]))
+        ids, positions, regimes, tables, slots, listed, *wanted = islice(sent, len(own))
         return replace(
             step,
             token_ids=ids,
             positions=positions,
             rope_regimes=regimes,
             attention=replace(attention, block_tables=tables, slots=slots, work=listed),
+            pairs=_with_share_numbers(pairs, list(islice(sent, len(shares[0])))),
             wanted=wanted[0] if wanted else None,
+            wanted_pairs=_with_share_numbers(wanted_pairs, list(sent)),
         )
 
     def _land(self, own: _Rows) -> list[LogitsRow]:
@@ -145,6 +152,14 @@ class DeviceRunner(ModelRunner):
             LogitsRow(found.get(place, nothing), int(best[i]), highest[i], log_sums[i])
             for i, place in enumerate(own.places)
         ]
+
+
+def _share_numbers(pairs: StepPairs | None) -> list[Tensor]:
+    return pairs.share_numbers() if isinstance(pairs, TokenPairs) else []
+
+
+def _with_share_numbers(pairs: StepPairs | None, numbers: list[Tensor]) -> StepPairs | None:
+    return pairs.with_share_numbers(numbers) if isinstance(pairs, TokenPairs) else pairs
 
 
 def _digests(batch: ScheduledBatch) -> set[str]:

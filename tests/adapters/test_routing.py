@@ -282,6 +282,34 @@ def test_selected_rows_keep_their_coefficients(rows: set[int], top_k: int | None
         assert listed(selected, x[chosen]) == expected
 
 
+class NothingOfTheHost(TorchDispatchMode):
+    """What it counts as elsewhere, `meta`, computes with nothing that is here."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        assert {tensor.device.type for tensor in tensors} <= {"meta"}, f"{func} of the host"
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_devices_layers_read_nothing_of_the_host_once_shares_were_sent() -> None:
+    pairs, x = mixed_pairs(1), torch.ones(7, 8, device="meta")
+    for own in (known for each in pairs.routed for known in each.mixture.members):
+        own.directions.update({QKV: torch.ones(8, device="meta")})  # type: ignore[attr-defined]
+    sent = pairs.with_share_numbers([own.to("meta") for own in pairs.share_numbers()])
+    with NothingOfTheHost():  # type: ignore[no-untyped-call]
+        batch = sent.for_layer(QKV, x)
+    assert batch is not None
+    assert batch.tokens is pairs.tokens
+    assert batch.coefficients.shape == pairs.coefficients.shape
+
+
+@pytest.mark.parametrize("top_k", [None, 1])
+def test_shares_are_the_same_bits_from_numbers_that_were_sent(top_k: int | None) -> None:
+    pairs, x = mixed_pairs(top_k), unit_rows(7, 8, seed=5) * 3
+    sent = pairs.with_share_numbers([own.clone() for own in pairs.share_numbers()])
+    assert listed(sent, x) == listed(pairs, x)
+
+
 def test_prototypes_are_laid_out_on_the_device() -> None:
     made = Prototypes({QKV: unit_rows(1, 8)[0]})
     placed = make_resident("p", made, KERNELS)
