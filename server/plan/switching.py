@@ -5,14 +5,14 @@ from server.plan.kernels import KernelCost
 from server.plan.models import Matrix
 from server.plan.workload import Workload
 
-PLACE_BYTES = 4  # of a weight's place, in the journal
+PLACE_BYTES = 8  # of a weight's place, in the journal
 
 
 def switch_cost(workload: Workload) -> KernelCost:
     """One adapter out of the weights and another in, over all layers. Bytes of each entry:
 
-    * out: place (4) and saved value (s) are read;
-    * in: value (2) and column (2) are read, place (4) and base value (s) saved;
+    * out: place (8) and saved value (s) are read;
+    * in: value (2) and column (2) are read, place (8) and base value (s) saved;
 
     and lines of memory touched, each read and written, both times: `lines` * line * 4.
     """
