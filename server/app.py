@@ -194,9 +194,11 @@ def build_services(settings: Settings, report: Report) -> Services:
 def _journals(runtime: Runtime) -> Callable[[Sequence[Source]], tuple[Source, ...]]:
     """Makes the sources of room for journals, by adapter; none where nothing ever fuses."""
     fuser, fetch = runtime.fuser, runtime.memory.host.fetch
+    entries_of = runtime.memory.device.entries_of
     if fuser is None:
         return lambda adapters: ()
-    return lambda adapters: tuple(JournalOf(own, fetch, fuser.journal_bytes) for own in adapters)
+    size = fuser.journal_bytes
+    return lambda adapters: tuple(JournalOf(own, fetch, size, entries_of) for own in adapters)
 
 
 def _asking_back(fuser: Fuser, engine: EngineLoop) -> Callable[[str], None]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from server.adapters.delta import ResidentAdapter
 from server.adapters.errors import AdapterMemoryFull, NoRoomToFuse
 from server.adapters.host import TierCounts
-from server.adapters.journals import is_journal, journal_id
+from server.adapters.journals import is_journal, journal_id, num_adapters
 from server.adapters.room import DeviceRoom, OwnRoom
 
 
@@ -67,6 +67,13 @@ class DeviceAdapters:
         """Whether all of them are there, or about to be."""
         return all(digest in self._entries for digest in digests)
 
+    def entries_of(self, digest: str) -> Mapping[str, int] | None:
+        """Numbers that an adapter changes, by layer, if it is laid out; needs no lock."""
+        entry = self._entries.get(digest)
+        if entry is None or not entry.loaded.done() or entry.loaded.exception() is not None:
+            return None
+        return entry.loaded.result().entries
+
     def pin(self, entries: Sequence[DeviceEntry], *, hold: bool = False) -> None:
         """Keep entries where they are, once more each."""
         for entry in entries:
@@ -110,6 +117,14 @@ class DeviceAdapters:
         """What would be idle if it were not fused."""
         return [entry.digest for entry in self._entries.values() if entry.is_only_in_weights]
 
+    def keeping_out(self, digests: Collection[str], sizes: Mapping[str, int]) -> list[str]:
+        """What has to leave the weights so that `take` succeeds, if it can be had so."""
+        missing = sum(size for digest, size in sizes.items() if digest not in self._entries)
+        idle = sum(entry.num_bytes for entry in self._idle() if entry.digest not in digests)
+        fused = [digest for digest in self.only_in_weights() if digest not in digests]
+        fused_bytes = sum(self._entries[digest].num_bytes for digest in fused)
+        return fused if self._fits(self.num_bytes + missing - idle - fused_bytes) else []
+
     def take(self, digests: Sequence[str], sizes: Mapping[str, int], *, hold: bool) -> Taken | None:
         """Entries of all `digests`, pinned; None, and no change, where there is no room for them.
 
@@ -125,7 +140,7 @@ class DeviceAdapters:
             self.unpin(found, hold=hold)
             return None
         self.pin(added, hold=hold)
-        self.counts.hits += len(found)
+        self.counts.hits += num_adapters(entry.digest for entry in found)
         return Taken(found, added)
 
     def add(self, sizes: Mapping[str, int]) -> list[DeviceEntry] | None:
@@ -139,7 +154,7 @@ class DeviceAdapters:
         self._evict(victims)
         entries = [DeviceEntry(digest, num_bytes) for digest, num_bytes in sizes.items()]
         self._entries.update((entry.digest, entry) for entry in entries)
-        self.counts.loads += len(entries)
+        self.counts.loads += num_adapters(sizes)
         self._resize(sum(sizes.values()))
         return entries
 
@@ -187,16 +202,19 @@ class DeviceAdapters:
         total = self.num_bytes + needed
         victims: list[DeviceEntry] = []
         for entry in self._idle():
-            if total <= self.max_bytes and self.room.fits(total):
+            if self._fits(total):
                 return victims
             victims.append(entry)
             total -= entry.num_bytes
-        return victims if total <= self.max_bytes and self.room.fits(total) else None
+        return victims if self._fits(total) else None
+
+    def _fits(self, total: int) -> bool:
+        return total <= self.max_bytes and self.room.fits(total)
 
     def _evict(self, victims: Sequence[DeviceEntry]) -> None:
         for entry in victims:
             self.drop(entry)
-        self.counts.evictions += len(victims)
+        self.counts.evictions += num_adapters(entry.digest for entry in victims)
 
     def _resize(self, difference: int) -> None:
         self.num_bytes += difference
@@ -205,11 +223,19 @@ class DeviceAdapters:
     def _add_journals(self, journals: Mapping[str, int], may_grow: bool) -> None:
         names = {journal_id(digest): size for digest, size in journals.items()}
         missing = {name: size for name, size in names.items() if name not in self._entries}
+        needed = sum(missing.values())
+        may_grow = may_grow and self._leaves_as_much(needed)
         added = self.add(missing) if may_grow or not missing else None
         if added is None:
-            raise NoRoomToFuse(sum(missing.values()))
+            raise NoRoomToFuse(needed)
         for entry in added:
             entry.loaded.set_result(ResidentAdapter(entry.digest, {}, entry.num_bytes))
+
+    def _leaves_as_much(self, needed: int) -> bool:
+        """Whether others find as much again, idle adapters gone: who takes the last of the room
+        that is shared with sequences is soon asked back by them."""
+        idle = sum(entry.num_bytes for entry in self._idle())
+        return self.room.fits(self.num_bytes - idle + 2 * needed)
 
     def _drop_idle_journals(self, entries: Sequence[DeviceEntry]) -> None:
         """Nothing is kept in them for the next one who wants them."""

@@ -9,12 +9,13 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from server.adapters.journals import is_journal
 from server.adapters.sources import Loaded, Source
 
 
 @dataclass(slots=True)
 class TierCounts:
-    """What happened in a tier since the start; only ever grows."""
+    """What happened to adapters in a tier since the start; only ever grows. Journals are none."""
 
     hits: int = 0
     loads: int = 0
@@ -50,11 +51,11 @@ class HostAdapters:
         with self._lock:
             if (kept := self._kept.get(source.digest)) is not None:
                 self._kept.move_to_end(source.digest)
-                self.counts.hits += 1
+                self.counts.hits += not is_journal(source.digest)
                 return _done(kept)
             if (loading := self._loading.get(source.digest)) is not None:
                 return loading
-            self.counts.loads += 1
+            self.counts.loads += not is_journal(source.digest)
             loading = self._loading[source.digest] = source.start()
         loading.add_done_callback(lambda loaded: self._loaded(source.digest, loaded))
         return loading
@@ -78,8 +79,9 @@ class HostAdapters:
         if adapter.num_bytes > self.max_bytes:
             return
         while self._num_bytes + adapter.num_bytes > self.max_bytes:
-            self._drop(next(iter(self._kept)))
-            self.counts.evictions += 1
+            oldest = next(iter(self._kept))
+            self._drop(oldest)
+            self.counts.evictions += not is_journal(oldest)
         self._kept[digest] = adapter
         self._num_bytes += adapter.num_bytes
 

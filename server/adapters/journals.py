@@ -7,7 +7,7 @@ ones are nothing, and go at once. Knows bytes alone; what a journal holds is for
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from adapters_store.adapter import BlockDelta, ElementDelta, SparseAdapter
@@ -34,6 +34,11 @@ def journal_id(digest: str) -> str:
 
 def is_journal(digest: str) -> bool:
     return digest.startswith(JOURNAL)
+
+
+def num_adapters(digests: Iterable[str]) -> int:
+    """How many of `digests` are no journals."""
+    return sum(not is_journal(digest) for digest in digests)
 
 
 def changed_entries(adapter: SparseAdapter) -> Mapping[str, int]:

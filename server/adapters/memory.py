@@ -70,7 +70,7 @@ class AdapterMemory:
         while nobody else holds it: then the lease is to be released soon.
         """
         with self._lock:
-            entries = self.device.pin_in_weights(journals, may_grow=not self._waiting.is_crowded)
+            entries = self.device.pin_in_weights(journals, may_grow=not self._waiting.is_in_line)
         lease = AdapterLease(lambda: self._release(entries, self.device.unpin_in_weights))
         return lease.after(self.device.room.vacate)
 
@@ -182,7 +182,7 @@ class AdapterMemory:
         sizes = {digest: fetched.device_bytes for digest, fetched in claim.fetched.items()}
         taken = self.device.take(sorted(claim.digests), sizes, hold=claim.hold)
         if taken is None:
-            for digest in self.device.only_in_weights():
+            for digest in self.device.keeping_out(claim.digests, sizes):
                 self.ask_back(digest)
             return None
         for entry in taken.added:

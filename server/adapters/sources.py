@@ -76,13 +76,15 @@ class PrototypesOf:
 class JournalOf:
     """Room for the journal of what `adapter` gives, to be leased by who is to be fused with it.
 
-    `fetch` has the adapter from the host's tier; `size` tells the journal's bytes by how many
-    numbers of each layer are changed.
+    `size` tells the journal's bytes by how many numbers of each layer are changed. `entries_of`
+    knows those numbers of what is on the device; of what is not, `fetch` has the adapter from the
+    host's tier to be counted.
     """
 
     adapter: Source
     fetch: Callable[[Source], Future[Loaded]]
     size: Callable[[Mapping[str, int]], int]
+    entries_of: Callable[[str], Mapping[str, int] | None]
 
     @property
     def digest(self) -> str:
@@ -90,6 +92,9 @@ class JournalOf:
 
     def start(self) -> Future[Loaded]:
         sized: Future[Loaded] = Future()
+        if (entries := self.entries_of(self.adapter.digest)) is not None:
+            sized.set_result(JournalRoom(self.size(entries)))
+            return sized
         self.fetch(self.adapter).add_done_callback(lambda loaded: self._size(loaded, sized))
         return sized
 

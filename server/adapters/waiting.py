@@ -39,6 +39,11 @@ class WaitingClaims:
         """Whether somebody waits for room who is not in the background."""
         return bool(self._line) and not self._line[0].is_background
 
+    @property
+    def is_in_line(self) -> bool:
+        """Whether anybody waits for room, in the background or not."""
+        return bool(self._line)
+
     def add(self, sources: Sequence[Source], *, hold: bool, is_background: bool = False) -> Claim:
         """A new claim, not yet in line. Raises LeaseQueueFull."""
         if len(self._claims) >= self._limit:

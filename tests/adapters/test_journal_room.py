@@ -35,7 +35,8 @@ def size_of(entries: Mapping[str, int]) -> int:
 def ask(desk: Desk, *names: str) -> "Future[AdapterLease]":
     """A lease of adapters that are to be fused."""
     plain = [Named(name, desk) for name in names]
-    rooms = [JournalOf(source, desk.memory.host.fetch, size_of) for source in plain]
+    memory = desk.memory
+    rooms = [JournalOf(p, memory.host.fetch, size_of, memory.device.entries_of) for p in plain]
     return desk.memory.lease([*plain, *rooms])
 
 
