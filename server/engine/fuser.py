@@ -42,6 +42,7 @@ class Fuser:
         self._renting = SkiRental()
         self._sizes: dict[str, int] = {}  # of adapters that auto mode thinks of
         self._leases: list[AdapterLease] = []  # of all that may be in the weights
+        self._crowded_out = set[Composition]()  # by what is fused now
         self._can_fuse = lru_cache(ANSWERS_KNOWN)(lambda c: self.refusal(c) is None)
 
     @property
@@ -107,7 +108,10 @@ class Fuser:
             self._weights.switch(wanted, members, worst)
         except BaseException as error:
             self.switches[_reason_of(error)] += 1
-            self.undo()
+            if worst is None or self.now == BASE or not isinstance(error, NoRoomToFuse):
+                self.undo()
+            else:  # nothing was written, and what is fused still pays
+                self._crowded_out.add(wanted)
             raise
         self._release_all_but(1)
 
@@ -115,6 +119,7 @@ class Fuser:
         return {adapter.digest: self.journal_bytes(adapter.entries) for adapter, _ in members}
 
     def _release_all_but(self, last: int) -> None:
+        self._crowded_out.clear()
         while len(self._leases) > last:
             self._leases.pop(0).release()
 
@@ -142,7 +147,7 @@ class Fuser:
             self.now,
             lambda composition: step_cost(tokens, composition, self._sizes.__getitem__),
             lambda composition: switch_cost(composition, self._sizes.__getitem__),
-            {composition for composition in asking if self._can_fuse(composition)},
+            {c for c in asking - self._crowded_out if self._can_fuse(c)},
         )
 
     def _note_sizes(self, compositions: Sequence[Composition]) -> None:
