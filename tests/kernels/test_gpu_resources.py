@@ -9,7 +9,11 @@ import pytest
 
 pytest.importorskip("triton", reason="kernels of a GPU are Triton's")
 
+from server.kernels.gpu.attention import ATTEND
+from server.kernels.gpu.compiled import Kernel
+from server.kernels.gpu.places import PUT_PLACES, TAKE_PLACES
 from server.kernels.gpu.resources import PROCESSORS, Processor, Resources, sources
+from server.kernels.gpu.spread import SPREAD_RUNS, SPREAD_TILES
 
 BY_CAPABILITY = {processor.capability: processor for processor in PROCESSORS}
 
@@ -41,3 +45,20 @@ def fits(own: Resources, processor: Processor) -> bool:
     """With another program beside it, so that one waits for memory while the other computes."""
     registers = 2 * own.registers * own.threads <= processor.registers
     return registers and 2 * own.shared_bytes <= processor.shared_bytes
+
+
+VARYING = {
+    ATTEND: "table_row",
+    TAKE_PLACES: "count",
+    PUT_PLACES: "count",
+    SPREAD_RUNS: "num_slices",
+    SPREAD_TILES: "num_rows",
+}
+
+
+@pytest.mark.parametrize(("kernel", "name"), VARYING.items(), ids=VARYING.values())
+def test_numbers_that_differ_by_request_have_no_kernel_compiled_for_them(
+    kernel: Kernel, name: str
+) -> None:
+    assert kernel.signature[name] == "i32"
+    assert kernel.function.kwargs["do_not_specialize"] == (name,)

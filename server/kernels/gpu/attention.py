@@ -13,6 +13,8 @@ Bytes read: keys and values once for each tile that sees them, by whole runs of 
 numbers; scratch only of split contexts: 4 bytes a number and piece, once written and once read.
 """
 
+from functools import partial
+
 import triton.language as tl
 
 from server.kernels.gpu.attention_list import (
@@ -36,7 +38,7 @@ from server.kernels.gpu.products import rounded
 from server.kernels.gpu.table import read
 
 
-@compiled
+@partial(compiled, varying=("table_row",))
 def _attend(
     output: tl.tensor,
     sums: tl.tensor,

@@ -6,7 +6,7 @@ none are left (`items`), so a grid is as large as the device and depends on no b
 needs nothing from the host but addresses.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,13 @@ import triton.language as tl
 TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """`function` as Triton's: a kernel, or a part of kernels."""
-    return triton.jit(function)
+def compiled(function: Callable[..., Any], varying: Sequence[str] = ()) -> Any:
+    """`function` as Triton's: a kernel, or a part of kernels.
+
+    Triton compiles a kernel once more where a number is 1 or a multiple of 16, but not for those
+    that are `varying`: they differ from request to request, which would wait for it.
+    """
+    return triton.jit(function, do_not_specialize=varying)
 
 
 @dataclass(frozen=True, slots=True)

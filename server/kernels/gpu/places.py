@@ -9,6 +9,8 @@ Bytes: of each place 8, of its number one sector of the weight (32, as places li
 number itself in the row.
 """
 
+from functools import partial
+
 import torch
 import triton.language as tl
 from torch import Tensor
@@ -16,7 +18,7 @@ from torch import Tensor
 from server.kernels.gpu.compiled import Configuration, Kernel, compiled
 
 
-@compiled
+@partial(compiled, varying=("count",))
 def _take_places(
     row: tl.tensor, weight: tl.tensor, places: tl.tensor, count: tl.tensor, BLOCK: tl.constexpr
 ) -> None:
@@ -27,7 +29,7 @@ def _take_places(
     tl.store(row + at, tl.load(weight + own, is_own, 0.0), is_own)
 
 
-@compiled
+@partial(compiled, varying=("count",))
 def _put_places(
     row: tl.tensor, weight: tl.tensor, places: tl.tensor, count: tl.tensor, BLOCK: tl.constexpr
 ) -> None:

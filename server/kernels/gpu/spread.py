@@ -7,6 +7,8 @@ in one stream. So no number of the scratch ever has two writers.
 Bytes: the delta once, and of each entry one number of the scratch read and written.
 """
 
+from functools import partial
+
 import triton.language as tl
 
 from server.kernels.gpu.compiled import Configuration, Kernel, compiled
@@ -15,7 +17,7 @@ from server.kernels.gpu.runs import BOUNDS, LANES, TAIL_BOUNDS, WINDOW_ROWS
 from server.kernels.gpu.tiles import EDGE, rows_of_tile
 
 
-@compiled
+@partial(compiled, varying=("num_slices",))
 def _spread_runs(
     scratch: tl.tensor,
     bounds: tl.tensor,
@@ -92,7 +94,7 @@ def _add_steps(
         _add_numbers(place, factor * value, value != 0.0, INTERPRETED)
 
 
-@compiled
+@partial(compiled, varying=("num_rows",))
 def _spread_tiles(
     scratch: tl.tensor,
     starts: tl.tensor,
