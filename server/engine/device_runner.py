@@ -26,13 +26,14 @@ from server.engine.fuser import Fuser
 from server.engine.runner import LOGIT_ROWS_AT_ONCE, EntryResult, ModelRunner
 from server.engine.sampler import LogitsRow, reads_logits
 from server.engine.scheduled import ScheduledBatch
-from server.engine.step_inputs import DecodeForm
+from server.engine.step_inputs import DecodeForm, padding_prompt
 from server.kernels.recorded import RecordableKernels
 from server.model.kv_cache import KVCache
 from server.model.phi3 import Phi3
 from server.model.step import Step, StepPairs
 
 HOST = torch.device("cpu")
+WARM_TOKENS = 32  # more than a narrow tile of attention has, whatever the heads
 
 
 class _Rows(NamedTuple):
@@ -67,9 +68,11 @@ class DeviceRunner(ModelRunner):
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Record what every server needs."""
+        """Record what every server needs, and compile what prompts need beside it."""
         with self._stream.use():
             self._decoding.warm_up()
+            step = self._sent(padding_prompt(self._form, WARM_TOKENS))
+            self._kernels.summarize(self.model.logits(self.model.forward(step, self.cache), None))
 
     def run(self, batch: ScheduledBatch) -> list[EntryResult]:
         # Between steps this thread may have changed weights.

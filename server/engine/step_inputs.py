@@ -34,6 +34,19 @@ def spare_pages(max_rows: int, page_size: int) -> int:
     return -(-max_rows // page_size)
 
 
+def padding_prompt(form: DecodeForm, num_tokens: int) -> Step:
+    """A step of the host: one prompt that nobody asked for, in the first spare page."""
+    size, first = form.page_size, form.first_spare_page
+    places, nothing = torch.arange(num_tokens), torch.zeros(num_tokens, dtype=torch.int64)
+    attention = AttentionBatch(
+        query_offsets=[0, num_tokens],
+        context_lengths=[num_tokens],
+        block_tables=torch.full((1, -(-num_tokens // size)), first),
+        slots=first * size + places % size,
+    )
+    return Step(nothing, places, nothing, attention, None)
+
+
 class StepInputs:
     """The numbers of steps of up to `rows` sequences, and of `num_delta_numbers` of deltas."""
 

@@ -14,6 +14,8 @@ from server import runtime
 from server.adapters.composition import BASE, Composition
 from server.budget import MemoryTooSmall
 from server.device.interface import Memory
+from server.kernels.gpu.attention import ATTEND
+from server.kernels.gpu.compiled import Configuration, Kernel
 from server.model.checkpoint import Checkpoint, open_checkpoint
 from server.model.identity import base_identity
 from server.runtime import Runtime, build_runtime
@@ -102,3 +104,22 @@ def test_memory_that_is_gone_while_loading_is_said(
     device = LoggingDevice(memory=Memory(1 << 30, 1 << 30))
     with pytest.raises(SettingsConflict, match="see who else uses it"):
         start(checkpoint, adapters, device, [], device="cuda")
+
+
+def test_a_server_that_is_ready_has_launched_every_form_of_attention(
+    checkpoint: Checkpoint, adapters: dict[str, SparseAdapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forms: set[int | bool] = set()
+    launch = Kernel.launch
+
+    def noting(
+        kernel: Kernel, grid: Any, form: Configuration, *rest: Any, **constants: Any
+    ) -> None:
+        if kernel is ATTEND:
+            forms.add(form.sizes["LAUNCH"])
+        launch(kernel, grid, form, *rest, **constants)
+
+    monkeypatch.setattr(Kernel, "launch", noting)
+    device = LoggingDevice(memory=Memory(1 << 30, 1 << 30))
+    start(checkpoint, adapters, device, [], device="cuda", max_num_seqs=1)
+    assert forms == {0, 1}  # narrow tiles and wide ones
