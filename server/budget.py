@@ -1,7 +1,7 @@
 """What of a GPU's memory is for what, planned before anything is loaded there, and held.
 
-Bytes of weights and workspace are the plan's (`server/plan`); the rest is what this server adds to
-it. KV pages and adapters get what is left, or what the settings say they get.
+What is fixed is the plan's (`server/plan/memory.py`), of this model on this device. KV pages and
+adapters get what is left, or what the settings say they get.
 """
 
 from collections.abc import Mapping
@@ -11,23 +11,17 @@ from typing import cast
 
 import torch
 
-from server.device.interface import Device
-from server.engine.decoding import PRODUCTS_OF_ROW, buckets
-from server.engine.runner import LOGIT_ROWS_AT_ONCE
-from server.engine.step_inputs import spare_pages
+from server.device.interface import Device, Memory
 from server.model.config import ModelConfig
 from server.model.kv_cache import bytes_per_page
 from server.plan.adapters import AdapterShape
 from server.plan.devices import Device as PlannedDevice
-from server.plan.memory import FP32, weight_bytes, workspace_bytes
+from server.plan.memory import fixed_parts
 from server.plan.models import ModelShape
-from server.plan.workload import Dtype, Workload
+from server.plan.workload import DTYPE_BYTES, Dtype, Workload
 from server.settings import Settings, SettingsConflict
 
-RESERVED = 0.03  # of all memory: between an allocator's blocks, in libraries and recorded steps
 GIB = 1 << 30
-PRODUCTS_AT_ONCE = 1 << 24  # fp32 numbers, of the deltas of steps that are not recorded
-LIBRARIES = 64 << 20  # of matrix products: 32 MiB for each stream, on the largest GPUs
 
 
 class MemoryTooSmall(SettingsConflict):
@@ -82,80 +76,52 @@ def plan_budget(
     settings: Settings, config: ModelConfig, dtype: torch.dtype, device: Device
 ) -> Budget:
     """What `device` has now, divided. Raises MemoryTooSmall."""
-    memory = device.memory()
-    fixed = {
-        "runtime": memory.total - memory.free,
-        **_fixed(settings, config, dtype),
-        "reserve": round(RESERVED * memory.total),
-    }
-    remains = memory.total - sum(fixed.values())
+    planned = _planned(settings, config, dtype, device)
+    fixed, total = fixed_parts(planned), planned.device.memory_bytes
+    remains = total - sum(fixed.values())
     page = bytes_per_page(config, settings.page_size, dtype)
     if remains < page:
         parts = {**fixed, "a KV page": page}
         way_out = _way_out(settings, dtype)
-        raise MemoryTooSmall("device", "cuda", device.name, memory.total, parts, way_out)
+        raise MemoryTooSmall("device", "cuda", device.name, total, parts, way_out)
     asked = settings.device_cache_bytes
     if asked is not None and asked > remains:
         parts = {**fixed, "KV pages and adapters": int(asked)}
         way_out = f"leave it unset, for the {remains / GIB:.2f} GiB that remain, or set it lower"
         key = "device_cache_bytes"
-        raise MemoryTooSmall(key, int(asked), device.name, memory.total, parts, way_out)
-    return Budget(device.name, memory.total, MappingProxyType(fixed), asked or remains)
+        raise MemoryTooSmall(key, int(asked), device.name, total, parts, way_out)
+    return Budget(device.name, total, MappingProxyType(fixed), asked or remains)
 
 
-def _fixed(settings: Settings, config: ModelConfig, dtype: torch.dtype) -> dict[str, int]:
-    """Bytes of what depends on the model and the size of a step."""
-    shape = _shape(config)
-    planned = Workload(
+def _planned(
+    settings: Settings, config: ModelConfig, dtype: torch.dtype, device: Device
+) -> Workload:
+    """What is to be served, as far as fixed parts depend on it, on what `device` has now."""
+    memory, shape = device.memory(), _shape(config)
+    return Workload(
         model=shape,
-        device=_LIMITLESS,
+        device=_planned_device(device.name, memory),
         adapter=AdapterShape("element", 0.0, tuple(shape.linears)),
         adapters=0,
         batch=settings.max_num_seqs,
         context=1,
         dtype=cast("Dtype", str(dtype).removeprefix("torch.")),
         step_tokens=settings.max_num_batched_tokens,
+        page_size=settings.page_size,
     )
-    workspace = workspace_bytes(planned) + LIBRARIES + _beside_adapters(planned)
-    workspace += _recorded(settings, config, dtype) + _head(config, dtype, shape)
-    return {"weights": weight_bytes(planned), "workspace": workspace}
 
 
-def _beside_adapters(planned: Workload) -> int:
-    """Bytes of a step's activations beyond the plan's, and of its products with deltas.
-
-    The most is there in gate and up: the residual, the normed input and attention's output, the
-    base's product in fp32 (2 * intermediate numbers), and either as many of a long prompt's product
-    or the rounded sum. A recorded step has its own.
-    """
-    model, itemsize = planned.model, planned.dtype_bytes
-    numbers = 3 * model.hidden * itemsize + 4 * model.intermediate * FP32
-    plain = (2 * model.hidden + 3 * model.intermediate) * itemsize
-    step = max(planned.step_tokens, planned.batch)
-    return step * (numbers - plain) + planned.batch * numbers + PRODUCTS_AT_ONCE * FP32
-
-
-def _recorded(settings: Settings, config: ModelConfig, dtype: torch.dtype) -> int:
-    """Bytes of recorded steps: logits, products of deltas, pages of padding.
-
-    The plan has logits that are read; where they are made they are in the weights' dtype and in
-    fp32, and their summary has two copies more, in recorded steps and in others. Products: 8 of
-    each row at most, as wide as the widest layer, for every bucket.
-    """
-    rows = settings.max_num_seqs
-    made = (rows + LOGIT_ROWS_AT_ONCE) * config.vocab_size * (dtype.itemsize + 3 * FP32)
-    widest = max(out for out, _ in config.linear_shapes().values())
-    products = PRODUCTS_OF_ROW * sum(buckets(rows)) * widest
-    spare = spare_pages(rows, settings.page_size)
-    pages = spare * bytes_per_page(config, settings.page_size, dtype)
-    return made + FP32 * products + pages
-
-
-def _head(config: ModelConfig, dtype: torch.dtype, shape: ModelShape) -> int:
-    """Bytes by which a changed copy of the head is larger than the plan's of a layer's weight."""
-    planned = max(own.size for own in shape.linears.values())
-    largest = max(out * width for out, width in config.linear_shapes().values())
-    return (largest - planned) * dtype.itemsize
+def _planned_device(name: str, memory: Memory) -> PlannedDevice:
+    """With the memory that there is, and any speed: nothing is foretold here."""
+    return PlannedDevice(
+        name=name,
+        memory_bytes=memory.total,
+        bandwidth=1.0,
+        matrix_flops=dict.fromkeys(DTYPE_BYTES, 1.0),
+        vector_flops=1.0,
+        gathers=1.0,
+        runtime_bytes=memory.total - memory.free,
+    )
 
 
 def _way_out(settings: Settings, dtype: torch.dtype) -> str:
@@ -178,14 +144,3 @@ def _shape(config: ModelConfig) -> ModelShape:
         window=config.sliding_window,
         tied=config.tie_word_embeddings,
     )
-
-
-_LIMITLESS = PlannedDevice(
-    name="gpu",
-    memory_bytes=0,
-    bandwidth=1.0,
-    matrix_flops=MappingProxyType(dict.fromkeys(("float32", "bfloat16", "float16"), 1.0)),
-    vector_flops=1.0,
-    gathers=1.0,
-    runtime_bytes=0,
-)

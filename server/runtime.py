@@ -27,7 +27,7 @@ from server.engine.fuser import Fuser
 from server.engine.page_room import PageRoom
 from server.engine.runner import ModelRunner
 from server.engine.sequence import Mode
-from server.engine.step_inputs import DecodeForm, spare_pages
+from server.engine.step_inputs import DecodeForm
 from server.kernels.interface import Kernels
 from server.kernels.recorded import AttentionShape, RecordableKernels
 from server.model.checkpoint import Checkpoint
@@ -35,6 +35,7 @@ from server.model.kv_cache import KVCache, allocate, bytes_per_page
 from server.model.load import load_model
 from server.model.phi3 import Phi3
 from server.model.text import TextCodec
+from server.plan.steps import spare_pages
 from server.settings import Settings, SettingsConflict
 from server.storage import Report
 

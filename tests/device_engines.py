@@ -16,12 +16,13 @@ from server.engine.device_runner import DeviceRunner
 from server.engine.engine import Engine
 from server.engine.fuser import Fuser
 from server.engine.runner import ModelRunner
-from server.engine.step_inputs import DecodeForm, spare_pages
+from server.engine.step_inputs import DecodeForm
 from server.kernels.recorded import AttentionShape
 from server.model.kv_cache import allocate
 from server.model.phi3 import Phi3
 from server.model.text import TextCodec
 from server.model.weights import Weights
+from server.plan.steps import spare_pages
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from server.kernels.interface import DeltaBatch, LogitSummary
 from server.kernels.recorded import BeyondCapacity, Capacity, RecordableKernels, StepDeltas
 from server.model.kv_cache import KVCache
 from server.model.phi3 import Phi3
-
-PRODUCTS_OF_ROW = 8  # most operands by which one row's layer is changed, on average
+from server.plan.steps import PRODUCTS_OF_ROW, buckets
 
 
 class Computed(NamedTuple):
@@ -34,11 +33,6 @@ class Computed(NamedTuple):
 def packed(summary: LogitSummary) -> Tensor:
     """A summary as one array: ids below 2 ** 24 are fp32 numbers."""
     return torch.stack((summary.best.float(), summary.highest, summary.log_sums))
-
-
-def buckets(max_rows: int) -> tuple[int, ...]:
-    """Numbers of rows that steps are recorded for, ascending."""
-    return (*(1 << n for n in range(max_rows.bit_length()) if 1 << n < max_rows), max_rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from server.device.transfers import Landing, send
 from server.engine.batch import LogitRow, build_step, logit_rows, token_pairs
 from server.engine.decoding import Computed, DecodeSteps, packed
 from server.engine.fuser import Fuser
-from server.engine.runner import LOGIT_ROWS_AT_ONCE, EntryResult, ModelRunner
+from server.engine.runner import EntryResult, ModelRunner
 from server.engine.sampler import LogitsRow, reads_logits
 from server.engine.scheduled import ScheduledBatch
 from server.engine.step_inputs import DecodeForm, padding_prompt
@@ -31,6 +31,7 @@ from server.kernels.recorded import RecordableKernels
 from server.model.kv_cache import KVCache
 from server.model.phi3 import Phi3
 from server.model.step import Step, StepPairs
+from server.plan.steps import LOGIT_ROWS_AT_ONCE
 
 HOST = torch.device("cpu")
 WARM_TOKENS = 32  # more than a narrow tile of attention has, whatever the heads

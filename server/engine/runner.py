@@ -18,8 +18,7 @@ from server.engine.sequence import TokenLogprobs
 from server.model.kv_cache import KVCache
 from server.model.phi3 import Phi3
 from server.model.step import Step
-
-LOGIT_ROWS_AT_ONCE = 64  # bounds the memory of logits: rows * vocabulary * 4 bytes
+from server.plan.steps import LOGIT_ROWS_AT_ONCE
 
 
 @dataclass(slots=True)

@@ -29,11 +29,6 @@ class DecodeForm(NamedTuple):
     attention: AttentionShape
 
 
-def spare_pages(max_rows: int, page_size: int) -> int:
-    """Pages beside the cache's own, so that each row of padding has a slot to itself."""
-    return -(-max_rows // page_size)
-
-
 def padding_prompt(form: DecodeForm, num_tokens: int) -> Step:
     """A step of the host: one prompt that nobody asked for, in the first spare page."""
     size, first = form.page_size, form.first_spare_page

@@ -59,7 +59,10 @@ class DoesNotFit(PlanError):
         )
 
     def _way_out(self) -> str:
-        if sum(self.parts[name] for name in ("runtime", "weights", "workspace")) > self.total:
+        if (
+            sum(self.parts[name] for name in ("runtime", "weights", "workspace", "reserve"))
+            > self.total
+        ):
             return "the model itself is too large"
         return (
             f"with these adapters {self.largest_batch} sequences fit, "

@@ -1,11 +1,16 @@
-"""What lies in the device's memory, in bytes."""
+"""What lies in the device's memory, in bytes: told by `intarsia plan`, kept to by a server's start.
 
+The only division of a GPU's memory there is. Weights, workspace and reserve depend on the model and
+on the size of a step; what they leave is for KV pages and adapters.
+"""
+
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from server.plan.workload import PAGE, Workload
+from server.plan.workload import Workload
+from server.plan.workspace import token_bytes, workspace_parts
 
-FP32 = 4
-PIECES_OF_TOKEN, SPLIT_TOKENS = 16, 256  # at most so many, of so many tokens, on a GPU
+RESERVED = 0.03  # of a GPU's memory: between an allocator's blocks, in libraries, recorded steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +20,7 @@ class Layout:
     runtime: int
     weights: int
     workspace: int
+    reserve: int
     kv_pages: int
     adapters: int
     remains: int  # below 0 where it does not fit
@@ -27,15 +33,23 @@ class Layout:
 
 def plan_memory(workload: Workload) -> Layout:
     """The layout, whether or not it fits."""
-    device = workload.device
     parts = {
-        "runtime": device.runtime_bytes,
-        "weights": weight_bytes(workload),
-        "workspace": workspace_bytes(workload),
+        **fixed_parts(workload),
         "kv_pages": workload.batch * sequence_bytes(workload),
         "adapters": workload.adapters * adapter_bytes(workload),
     }
-    return Layout(**parts, remains=device.memory_bytes - sum(parts.values()))
+    return Layout(**parts, remains=workload.device.memory_bytes - sum(parts.values()))
+
+
+def fixed_parts(workload: Workload) -> Mapping[str, int]:
+    """Bytes of what is for neither KV pages nor adapters; it depends on neither."""
+    device = workload.device
+    return {
+        "runtime": device.runtime_bytes,
+        "weights": weight_bytes(workload),
+        "workspace": sum(workspace_parts(workload).values()),
+        "reserve": 0 if device.is_cpu else round(RESERVED * device.memory_bytes),
+    }
 
 
 def weight_bytes(workload: Workload) -> int:
@@ -49,41 +63,12 @@ def weight_bytes(workload: Workload) -> int:
     return round(model.linear_numbers * workload.weight_bytes) + plain * workload.dtype_bytes
 
 
-def token_bytes(workload: Workload) -> int:
-    """Of one token's keys and values: 2 * layers * kv heads * head size * bytes a number."""
-    model = workload.model
-    return 2 * model.layers * model.kv_size * workload.dtype_bytes
-
-
 def sequence_bytes(workload: Workload) -> int:
     """Of one sequence's pages, the last of which may be partly filled."""
-    return -(-workload.context // PAGE) * PAGE * token_bytes(workload)
+    size = workload.page_size
+    return -(-workload.context // size) * size * token_bytes(workload)
 
 
 def adapter_bytes(workload: Workload) -> int:
     """Of one resident adapter."""
     return workload.adapter.num_bytes(workload.model, workload.device.is_cpu)
-
-
-def workspace_bytes(workload: Workload) -> int:
-    """Activations of the largest step, fp32 logits, and a GPU's scratch.
-
-    A step has T = max(512, batch) tokens, unless told otherwise. Of each, while its widest layer
-    is computed, there are the residual, the normed input, gate and up and their product:
-    (2 hidden + 3 intermediate) numbers. Logits: batch * vocabulary * 4. Scratch of a GPU: one
-    matrix as large as the largest target, for long prompts, and what attention makes of the
-    pieces of long contexts, 4 * heads * (head size + 2) each.
-    """
-    model = workload.model
-    tokens = max(workload.step_tokens, workload.batch)
-    activations = tokens * (2 * model.hidden + 3 * model.intermediate) * workload.dtype_bytes
-    return activations + workload.batch * model.vocab * FP32 + _scratch(workload)
-
-
-def _scratch(workload: Workload) -> int:
-    if workload.device.is_cpu:
-        return 0
-    model, targets = workload.model, workload.adapter.targets
-    largest = max(model.linears[name].size for name in targets)
-    pieces = PIECES_OF_TOKEN * min(max(workload.step_tokens, workload.batch), SPLIT_TOKENS)
-    return largest * workload.dtype_bytes + pieces * model.heads * (model.head_dim + 2) * FP32

@@ -9,6 +9,7 @@ from rich.table import Table
 from server.plan.kernels import KernelCost
 from server.plan.plan import CURVE, Plan
 from server.plan.roofline import Forecast, KernelTime
+from server.plan.workspace import workspace_parts
 
 GIB = 1 << 30
 NONE = "-"
@@ -99,14 +100,17 @@ def as_json(plan: Plan) -> dict[str, Any]:
             "remains": memory.remains,
             "total": workload.device.memory_bytes,
         },
+        "workspace": dict(workspace_parts(workload)),
         "bytes_per_adapter": plan.bytes_per_adapter,
         "largest_batch": plan.largest_batch,
         "most_adapters": plan.most_adapters,
         "settings": {
             "device_cache_bytes": memory.kv_pages + memory.adapters + memory.remains,
-            "max_adapter_bytes_device": memory.adapters,
+            "max_adapter_bytes_device": max(1, memory.adapters),  # 0 is none that it takes
             "max_num_seqs": workload.batch,
             "max_model_len": workload.context,
+            "max_num_batched_tokens": workload.step_tokens,
+            "page_size": workload.page_size,
         },
         "forecasts": {mode: found and _forecast(found) for mode, found in plan.forecasts.items()},
         "limits": {mode: own and own.tokens_per_second for mode, own in plan.limits.items()},

@@ -14,8 +14,8 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Quantization = Literal["none", "int8"]
 DTYPE_BYTES: Mapping[str, int] = MappingProxyType({"float32": 4, "bfloat16": 2, "float16": 2})
 INT8_BYTES = 36 / 32  # of a weight: groups of 32 bytes with one fp32 scale
-PAGE = 16  # tokens
-STEP_TOKENS = 512  # most of one step, when prompts are computed
+PAGE = 32  # tokens, unless the server is told otherwise
+STEP_TOKENS = 512  # most of one step, when prompts are computed; likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class Workload:
     dtype: Dtype
     quantization: Quantization = "none"
     step_tokens: int = STEP_TOKENS  # most of one step
+    page_size: int = PAGE  # tokens of a KV page
 
     def __post_init__(self) -> None:
         """Raises NotServed for what the server would refuse."""

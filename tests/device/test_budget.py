@@ -8,9 +8,15 @@ import torch
 from recorded_kernels import LoggingDevice
 from transformers import Phi3Config
 
-from server.budget import GIB, PRODUCTS_AT_ONCE, MemoryTooSmall, out_of_memory, plan_budget
+from server.budget import GIB, MemoryTooSmall, out_of_memory, plan_budget
 from server.device.interface import Memory
 from server.model.config import ModelConfig, from_transformers
+from server.plan.adapters import AdapterShape
+from server.plan.devices import GPUS
+from server.plan.models import MODELS
+from server.plan.plan import make_plan
+from server.plan.report import as_json
+from server.plan.workload import PAGE, STEP_TOKENS, Workload
 from server.settings import Settings
 
 MINI_BYTES = 2 * 3_821_079_552  # parameters of Phi-3-mini-4k in bf16
@@ -69,16 +75,52 @@ def test_rows_need_their_logits_products_activations_and_page(mini: ModelConfig)
     assert found == logits + products + 16 * (3 * 3072 * 2 + 16 * 8192) + page
 
 
-def test_products_of_unrecorded_steps_are_as_many_as_the_kernels_make() -> None:
-    assert pytest.importorskip("server.kernels.gpu.batches").MOST_PRODUCTS == PRODUCTS_AT_ONCE
-
-
 def test_the_heads_changed_copy_is_the_only_one(mini: ModelConfig) -> None:
     """It alone is larger when the vocabulary is, beside numbers of rows."""
     larger = dataclasses.replace(mini, vocab_size=mini.vocab_size + 1)
     found = workspace(larger, max_num_seqs=1) - workspace(mini, max_num_seqs=1)
     rows = 4 + (1 + 64) * 14 + 8 * 4
     assert found == rows + 3072 * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "context", "adapters"),
+    [("A10", 1, 16, 0), ("A10", 32, 512, 32), ("L4", 7, 4096, 3), ("H100", 100, 1000, 128)],
+)
+def test_a_start_divides_memory_as_the_plan_says(
+    mini: ModelConfig, name: str, batch: int, context: int, adapters: int
+) -> None:
+    planned = make_plan(
+        Workload(
+            model=MODELS["phi-3-mini-4k"],
+            device=GPUS[name],
+            adapter=AdapterShape("element", 0.01),
+            adapters=adapters,
+            batch=batch,
+            context=context,
+            dtype="bfloat16",
+        )
+    )
+    told, parts = as_json(planned), planned.memory.parts
+    there = gpu(GPUS[name].memory_bytes, GPUS[name].runtime_bytes)
+    budget = plan_budget(settings(**told["settings"]), mini, torch.bfloat16, there)
+    assert budget.fixed == {part: parts[part] for part in budget.fixed}
+    assert budget.fixed.keys() == parts.keys() - {"kv_pages", "adapters"}
+    assert budget.cache == told["settings"]["device_cache_bytes"]
+    assert (
+        budget.cache
+        == plan_budget(
+            settings(**{**told["settings"], "device_cache_bytes": None}),
+            mini,
+            torch.bfloat16,
+            there,
+        ).cache
+    )
+    assert sum(told["workspace"].values()) == budget.fixed["workspace"]
+
+
+def test_what_is_planned_where_nothing_is_said_is_what_is_served_then() -> None:
+    assert (settings().page_size, settings().max_num_batched_tokens) == (PAGE, STEP_TOKENS)
 
 
 def test_what_the_settings_say_is_kept_to(mini: ModelConfig) -> None:

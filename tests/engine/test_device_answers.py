@@ -13,9 +13,9 @@ from recorded_kernels import Deltas, LoggingDevice, StepKernels
 
 from server.adapters.composition import BASE, Composition
 from server.device.host import HostDevice
-from server.engine.decoding import PRODUCTS_OF_ROW, buckets
 from server.engine.sequence import GenerationRequest, Mode
 from server.kernels.recorded import Capacity
+from server.plan.steps import PRODUCTS_OF_ROW, buckets
 
 VARIATIONS = ("phi3-mini", "phi3.5-mini", "phi4-mini", "llama")  # windowed, longrope, tied
 

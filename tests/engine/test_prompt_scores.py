@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from server.adapters.composition import BASE, Composition
 from server.engine.engine import Engine
-from server.engine.runner import LOGIT_ROWS_AT_ONCE
 from server.engine.sequence import TokenLogprobs
+from server.plan.steps import LOGIT_ROWS_AT_ONCE
 
 PROMPT = [(at * 7) % 300 + 5 for at in range(LOGIT_ROWS_AT_ONCE + 30)]
 LENGTH = len(PROMPT)

@@ -50,13 +50,21 @@ PLAN = {
     "device": "str",
     "parameters": "int",
     "memory": dict.fromkeys(
-        ("runtime", "weights", "workspace", "kv_pages", "adapters", "remains", "total"), "int"
+        ("runtime", "weights", "workspace", "reserve", "kv_pages", "adapters", "remains", "total"),
+        "int",
+    ),
+    "workspace": dict.fromkeys(
+        ("activations", "logits", "products", "scratch", "padding", "libraries"), "int"
     ),
     "bytes_per_adapter": "int",
     "largest_batch": "int",
     "most_adapters": "int",
     "settings": dict.fromkeys(
-        ("device_cache_bytes", "max_adapter_bytes_device", "max_num_seqs", "max_model_len"), "int"
+        (
+            *("device_cache_bytes", "max_adapter_bytes_device", "max_num_seqs", "max_model_len"),
+            *("max_num_batched_tokens", "page_size"),
+        ),
+        "int",
     ),
     "forecasts": {"base": FORECAST, "batched": FORECAST, "fused": FORECAST},
     "limits": {"base": "float", "batched": "float", "fused": "float"},
@@ -80,7 +88,7 @@ def test_what_never_fuses_is_null() -> None:
 def test_suggested_settings_hold_what_was_planned() -> None:
     [found] = printed(*MINI, "--device", "A10", "--adapters", "7", "--batch", "3")
     memory, settings = found["memory"], found["settings"]
-    fixed = memory["runtime"] + memory["weights"] + memory["workspace"]
+    fixed = sum(memory[part] for part in ("runtime", "weights", "workspace", "reserve"))
     assert settings["device_cache_bytes"] == memory["total"] - fixed
     assert settings["max_adapter_bytes_device"] == 7 * found["bytes_per_adapter"]
     assert (settings["max_num_seqs"], settings["max_model_len"]) == (3, 512)
@@ -127,7 +135,7 @@ def test_kernels_are_listed_when_asked_for() -> None:
         (("phi-5", "--device", "A10"), 1, "no model is called 'phi-5'; there are phi-3-mini-4k"),
         ((*MINI, "--device", "A11"), 1, "no device is called 'A11'; there are A10"),
         (("phi-4", "--device", "A10"), 1, "weights 27.31"),
-        ((*MINI, "--device", "A10", "--adapters", "999"), 1, "with these sequences 242 adapters"),
+        ((*MINI, "--device", "A10", "--adapters", "999"), 1, "with these sequences 211 adapters"),
         ((*MINI[:2], "5000", "--device", "A10"), 1, "4096 positions, not 5000"),
         ((*MINI, "--device", "A10", "--quantization", "int8"), 1, "on a CPU only"),
         (("demo", *CPU, "--dtype", "bfloat16"), 1, "only float32"),

@@ -1,5 +1,6 @@
 """Bytes: layouts are the real ones', sums are whole, and the boundary of what fits is exact."""
 
+from bisect import bisect_left
 from dataclasses import replace
 
 import pytest
@@ -15,9 +16,10 @@ from server.plan.adapters import AdapterShape, Kind
 from server.plan.capacity import fits, largest_batch, most_adapters, require_fit
 from server.plan.devices import GPUS
 from server.plan.errors import DoesNotFit, NotServed
-from server.plan.memory import plan_memory, token_bytes, weight_bytes
+from server.plan.memory import plan_memory, weight_bytes
 from server.plan.models import MODELS, Matrix
 from server.plan.workload import Workload
+from server.plan.workspace import token_bytes
 
 LAYER = "model.layers.0.self_attn.qkv_proj"
 
@@ -131,20 +133,23 @@ def test_more_of_anything_never_takes_less(
     assert fuller.matrix_bytes(matrix, True) >= other.matrix_bytes(matrix, True)
 
 
-def test_the_last_byte_that_fits_is_the_last() -> None:
-    planned = workload()
-    needed = sum(plan_memory(planned).parts.values())
-    exact = replace(planned, device=replace(planned.device, memory_bytes=needed))
-    assert require_fit(exact).remains == 0
-    short = replace(planned, device=replace(planned.device, memory_bytes=needed - 1))
+@pytest.mark.parametrize(
+    "planned", [workload(), workload(device=A_CPU, dtype="float32")], ids=["GPU", "CPU"]
+)
+def test_the_last_byte_that_fits_is_the_last(planned: Workload) -> None:
+    def of(total: int) -> Workload:
+        return replace(planned, device=replace(planned.device, memory_bytes=total))
+
+    least = bisect_left(range(64 * GIB), True, key=lambda total: fits(of(total)))
+    assert require_fit(of(least)).remains == 0
     with pytest.raises(DoesNotFit) as caught:
-        require_fit(short)
-    assert (caught.value.total, sum(caught.value.parts.values())) == (needed - 1, needed)
+        require_fit(of(least - 1))
+    assert (caught.value.total, sum(caught.value.parts.values())) == (least - 1, least)
     assert (caught.value.largest_batch, caught.value.most_adapters) == (31, 31)
 
 
 def test_a_model_that_is_too_large_is_refused_with_the_numbers() -> None:
-    message = r"A10 has 22\.49 GiB and 10\.72 are missing .*weights 27\.31.*model itself"
+    message = r"A10 has 22\.49 GiB and 12\.83 are missing .*weights 27\.31.*model itself"
     with pytest.raises(DoesNotFit, match=message):
         require_fit(workload(model=MODELS["phi-4"]))
 

@@ -17,8 +17,7 @@ from server.kernels.gpu.layout import Layout, Regions, coefficients_of
 from server.kernels.gpu.slices import Numbers
 from server.kernels.gpu.table import COUNT, PAIR, ROW
 from server.kernels.gpu.worklists import Segment, WorkList, chunks, list_work
-
-MOST_PRODUCTS = 1 << 24  # numbers of products at once: 64 MiB
+from server.plan.steps import MOST_PRODUCTS
 
 
 @dataclass(frozen=True, slots=True)
