@@ -2,13 +2,18 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from adapters_store.adapter import BlockDelta, ElementDelta, LowRankDelta, WeightDelta
+from server.kernels.cpu import operands
 from server.kernels.cpu.kernels import CpuKernels
 from server.kernels.cpu.operands import RUNS, TILES, can_compile, compile_delta, window_rows
+from server.kernels.cpu.vectors import LANES
 from server.kernels.interface import DeltaBatch
 
 SHAPE = (656, 48)  # 3 windows, the last of them smaller
@@ -138,3 +143,75 @@ def test_16_bit_blocks_take_few_bytes() -> None:
     values = torch.ones(216, *size, dtype=torch.float16)
     delta = BlockDelta(layer="l", shape=shape, block=size, block_index=tiles.int(), values=values)
     assert KERNELS.operand(delta).num_bytes <= 2.2 * values.numel()
+
+
+def as_defined(delta: ElementDelta) -> tuple[np.ndarray, ...]:
+    """The layout of single entries, step by step as `CompiledOperand` says it."""
+    (num_rows, width), numbers = delta.shape, delta.values.view(torch.uint16).numpy()
+    by_row: list[list[tuple[int, int]]] = [[] for _ in range(num_rows)]
+    for flat, number in zip(delta.indices.tolist(), numbers.tolist(), strict=True):
+        by_row[flat // width].append((flat % width, number))
+    starts, lanes, steps = [0], [], []
+    for first in range(0, num_rows, window_rows(num_rows)):
+        window = range(first, min(first + window_rows(num_rows), num_rows))
+        ranked = sorted(window, key=lambda row: -len(by_row[row]))
+        for at in range(0, len(ranked), LANES):
+            own = ranked[at : at + LANES]
+            longest = len(by_row[own[0]])
+            steps += [[by_row[row][step : step + 1] for row in own] for step in range(longest)]
+            starts.append(starts[-1] + longest)
+            lanes += [row - first for row in own] + [own[-1] - first] * (LANES - len(own))
+    padded = [[entry for cell in step for entry in (cell or [(0, 0)])] for step in steps]
+    whole = np.array([step + [(0, 0)] * (LANES - len(step)) for step in padded], np.uint16)
+    columns, values = np.moveaxis(whole.reshape(-1, LANES, 2), 2, 0)
+    return (
+        np.array(starts, np.int32),
+        np.array(lanes, np.uint8),
+        columns.reshape(-1),
+        values[:, None, :],
+    )
+
+
+@given(
+    shape=st.sampled_from([(1, 1), (15, 3), (16, 16), (17, 40), (257, 5), (656, 9)]),
+    data=st.data(),
+)
+def test_single_entries_are_laid_out_as_defined(
+    shape: tuple[int, int], data: st.DataObject
+) -> None:
+    places = st.integers(0, shape[0] * shape[1] - 1)
+    chosen = sorted(data.draw(st.sets(places, min_size=1)))
+    numbers = torch.arange(1, len(chosen) + 1, dtype=torch.int16)
+    delta = ElementDelta(
+        layer="l",
+        shape=shape,
+        indices=torch.tensor(chosen, dtype=torch.int32),
+        values=numbers.view(torch.bfloat16),
+    )
+    found = compile_delta(delta).arrays
+    for own, expected in zip(found, as_defined(delta), strict=True):
+        np.testing.assert_array_equal(own, expected)
+        assert own.dtype == expected.dtype
+
+
+@pytest.mark.parametrize("name", ["element", "block 4x6"])
+def test_order_of_rows_is_found_once_from_foretelling_to_laying_out(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delta, found = MAKERS[name](torch.bfloat16, torch.Generator().manual_seed(6)), []
+    sort, kernels = operands.order_of, CpuKernels()
+    monkeypatch.setattr(operands, "order_of", lambda own: found.append(own) or sort(own))
+    told = kernels.operand_bytes(delta)
+    assert kernels.operand(delta).num_bytes == told
+    assert found == [delta]
+    kernels.operand(delta)
+    assert found == [delta, delta], "what is laid out is kept for nobody"
+
+
+def test_order_of_a_delta_that_is_gone_is_gone() -> None:
+    orders = operands.Orders()
+    delta = MAKERS["element"](torch.float32, torch.Generator().manual_seed(7))
+    orders.tell(delta)
+    assert len(orders) == 1
+    del delta
+    assert len(orders) == 0

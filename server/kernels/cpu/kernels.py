@@ -22,6 +22,7 @@ from server.kernels.cpu.operands import (
     SEGMENT,
     TILES,
     CompiledOperand,
+    Orders,
     can_compile,
     compile_delta,
     compiled_bytes,
@@ -43,6 +44,7 @@ class CpuKernels(ReferenceKernels):
     def __init__(self) -> None:
         super().__init__("cpu")
         self._threads = torch.get_num_threads() if can_share_threads() else 1
+        self._orders = Orders()
 
     def pack(self, weight: Tensor) -> Tensor:
         return products.pack(weight)
@@ -54,14 +56,14 @@ class CpuKernels(ReferenceKernels):
 
     def operand(self, delta: WeightDelta) -> Operand:
         if can_compile(delta):
-            return compile_delta(delta)
+            return compile_delta(delta, self._orders.take)
         if isinstance(delta, DenseDelta):
             return products.PackedDelta.of(delta)
         return super().operand(delta)
 
     def operand_bytes(self, delta: WeightDelta) -> int:
         if can_compile(delta):
-            return compiled_bytes(delta)
+            return compiled_bytes(delta, self._orders.tell)
         if isinstance(delta, DenseDelta):
             return products.packed_bytes(delta)
         return super().operand_bytes(delta)

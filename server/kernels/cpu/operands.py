@@ -6,7 +6,9 @@ sparse delta are sorted by their number of entries, and each `LANES` of them are
 steps as the longest has, in which shorter rows have zeros. Values stay in the dtype of their file.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -77,31 +79,72 @@ def can_compile(delta: WeightDelta) -> bool:
     return isinstance(delta, BiasDelta)
 
 
-def compiled_bytes(delta: WeightDelta) -> int:
+@dataclass(frozen=True, slots=True, eq=False)
+class Order:
+    """Which slice and lane each row of a sparse delta has: what its layout's size depends on."""
+
+    rows: NDArray[np.uint8]  # [slices * LANES], within their windows
+    starts: NDArray[np.int32]  # [slices + 1] of the slices, in steps
+    firsts: NDArray[np.int64] | None  # [rows + 1], where each row's single entries begin
+
+
+def order_of(delta: ElementDelta | BlockDelta) -> Order:
+    """The order of a delta's rows."""
+    num_rows = delta.shape[0]
+    if isinstance(delta, ElementDelta):
+        firsts = np.empty(num_rows + 1, np.int64)
+        filing.find_rows(delta.indices.numpy(), delta.shape[1], firsts)
+        return _sorted_order(np.diff(firsts), firsts)
+    counts = np.zeros(num_rows, np.int64)
+    filing.count(_run_rows(delta), counts)
+    return _sorted_order(counts, None)
+
+
+class Orders:
+    """Orders of deltas whose bytes were told and that are yet to be laid out: made only once."""
+
+    def __init__(self) -> None:
+        self._told: WeakKeyDictionary[WeightDelta, Order] = WeakKeyDictionary()
+
+    def __len__(self) -> int:
+        return len(self._told)
+
+    def tell(self, delta: ElementDelta | BlockDelta) -> Order:
+        """The delta's order, which `take` will give again."""
+        order = self._told[delta] = order_of(delta)
+        return order
+
+    def take(self, delta: ElementDelta | BlockDelta) -> Order:
+        """The delta's order, forgotten here."""
+        return self._told.pop(delta, None) or order_of(delta)
+
+
+OrderOf = Callable[[ElementDelta | BlockDelta], Order]
+
+
+def compiled_bytes(delta: WeightDelta, order_of: OrderOf = order_of) -> int:
     """Bytes of `compile_delta(delta)`, which is not made for it."""
     match delta:
         case ElementDelta() | BlockDelta():
-            rows, _, run = _run_places(delta)
-            order = _Order(rows, delta.shape[0])
-            steps = int(order.starts[-1])
-            padded = steps * LANES * (2 + run * delta.values.element_size())
+            order = order_of(delta)
+            padded = _num_runs(order) * (2 + _run_of(delta) * delta.values.element_size())
             return order.starts.nbytes + order.rows.nbytes + padded
     return delta.num_bytes
 
 
-def compile_delta(delta: WeightDelta) -> CompiledOperand:
+def compile_delta(delta: WeightDelta, order_of: OrderOf = order_of) -> CompiledOperand:
     """The operand of a delta that `can_compile`."""
     scale = round_to_fp32(delta.scale)
     match delta:
         case ElementDelta() | BlockDelta():
-            arrays, run = _runs(delta)
+            arrays, run = _runs(delta, order_of(delta)), _run_of(delta)
             kind = TILES if run % CHAINS == 0 and _are_shared(arrays[2]) else RUNS
             return CompiledOperand(kind, CODES[delta.values.dtype], run, arrays, scale)
         case LowRankDelta():
-            arrays, rank = (_stored(delta.a), _stored(delta.b.T)), len(delta.a)
+            arrays, rank = (_copied(delta.a), _copied(delta.b.T)), len(delta.a)
             return CompiledOperand(LOW_RANK, CODES[delta.a.dtype], rank, arrays, scale)
         case BiasDelta():
-            arrays = (_stored(delta.bias),)
+            arrays = (_copied(delta.bias),)
             return CompiledOperand(BIAS, CODES[delta.bias.dtype], 1, arrays, scale)
     raise AssertionError(f"no compiled layout for {delta.kind}")
 
@@ -112,59 +155,64 @@ def _are_shared(columns: Numbers) -> bool:
     return bool((steps == steps[:, :1]).all())
 
 
+def _copied(values: Tensor) -> Numbers:
+    return _stored(values.contiguous().clone())
+
+
 def _stored(values: Tensor) -> Numbers:
-    """A copy of `values`, 16-bit numbers as their bits."""
-    own = values.contiguous().clone()
+    """`values` where they lie, 16-bit numbers as their bits."""
+    own = values.detach().contiguous()
     return own.view(STORED_AS[own.element_size()]).numpy()
 
 
-def _run_places(delta: ElementDelta | BlockDelta) -> tuple[Numbers, Numbers, int]:
-    """Row (int32) and first column (uint16) of every run, and the columns of a run."""
+def _run_of(delta: ElementDelta | BlockDelta) -> int:
+    """Columns of a run."""
+    return delta.block[1] if isinstance(delta, BlockDelta) else 1
+
+
+def _num_runs(order: Order) -> int:
+    """Runs of all steps, padding among them."""
+    return int(order.starts[-1]) * LANES
+
+
+def _run_rows(delta: BlockDelta) -> NDArray[np.int32]:
+    return delta.rows().flatten().numpy().astype(np.int32)
+
+
+def _run_columns(delta: BlockDelta) -> NDArray[np.uint16]:
+    """First column of every run."""
+    first = delta.columns()[:, :1].expand(-1, delta.block[0])
+    return first.flatten().numpy().astype(np.uint16)
+
+
+def _sorted_order(counts: NDArray[np.int64], firsts: NDArray[np.int64] | None) -> Order:
+    slices = -(-len(counts) // LANES)
+    rows = np.empty(slices * LANES, np.uint8)
+    starts = np.zeros(slices + 1, np.int32)
+    filing.sort_rows(counts, window_rows(len(counts)), rows, starts[1:])
+    np.cumsum(starts, out=starts)
+    return Order(rows, starts, firsts)
+
+
+def _runs(delta: ElementDelta | BlockDelta, order: Order) -> tuple[Numbers, ...]:
+    stored, run = _stored(delta.values), _run_of(delta)
+    columns = np.empty(_num_runs(order), np.uint16)
+    values = np.empty(_num_runs(order) * run, stored.dtype)
     if isinstance(delta, ElementDelta):
-        rows = np.empty(len(delta.indices), np.int32)
-        columns = np.empty(len(delta.indices), np.uint16)
-        filing.split(delta.indices.numpy(), delta.shape[1], rows, columns)
-        return rows, columns, 1
-    tile_rows = delta.rows()  # [n, Br]
-    first = delta.columns()[:, :1].expand(tile_rows.shape)
-    rows = tile_rows.flatten().numpy().astype(np.int32)
-    return rows, first.flatten().numpy().astype(np.uint16), delta.block[1]
+        size, flat = window_rows(delta.shape[0]), delta.indices.numpy()
+        own = (order.firsts, order.rows, size, order.starts)
+        filing.file_rows(flat, stored, delta.shape[1], *own, columns, values)
+    else:
+        columns[:], values[:] = 0, 0
+        places, runs = _places(order, delta.shape[0]), stored.reshape(-1, run)
+        filing.file(_run_rows(delta), _run_columns(delta), runs, places, columns, values)
+    return order.starts, order.rows, columns, values.reshape(-1, run, LANES)
 
 
-class _Order:
-    """Which slice and lane each row has, where `rows` are the rows of all runs."""
-
-    def __init__(self, rows: Numbers, num_rows: int) -> None:
-        size = window_rows(num_rows)
-        counts = np.zeros((-(-num_rows // size), size), np.int32)
-        counts.flat[num_rows:] = -1  # behind all rows that there are
-        filing.count(rows, counts.reshape(-1))
-        own = np.argsort(-counts, axis=1, kind="stable").reshape(-1)
-        own = own[: -(-num_rows // LANES) * LANES]
-        own[num_rows:] = own[num_rows - 1]
-        at = np.arange(0, len(own), LANES)
-        longest = counts[at // size, own[at]]
-        self.rows = own.astype(np.uint8)
-        self.starts = np.concatenate([[0], longest]).cumsum().astype(np.int32)
-        self._size = size
-
-    def places(self, num_rows: int) -> NDArray[np.int64]:
-        """Where each row's first step lies, in numbers: its slice's start and its lane."""
-        windows = np.arange(len(self.rows)) // self._size
-        rows = windows * self._size + self.rows
-        at = np.arange(len(self.rows))
-        places = np.empty(num_rows, np.int64)
-        # Backwards, so that a row that also fills up its slice keeps its first place.
-        places[rows[::-1]] = (self.starts[at // LANES].astype(np.int64) * LANES + at % LANES)[::-1]
-        return places
-
-
-def _runs(delta: ElementDelta | BlockDelta) -> tuple[tuple[Numbers, ...], int]:
-    rows, columns, run = _run_places(delta)
-    order = _Order(rows, delta.shape[0])
-    steps = int(order.starts[-1])
-    stored = _stored(delta.values).reshape(-1, run)
-    values = np.zeros(steps * run * LANES, stored.dtype)
-    filed = np.zeros(steps * LANES, np.uint16)
-    filing.file(rows, columns, stored, order.places(delta.shape[0]), filed, values)
-    return (order.starts, order.rows, filed, values.reshape(steps, run, LANES)), run
+def _places(order: Order, num_rows: int) -> NDArray[np.int64]:
+    """Where each row's first step lies, in runs: its slice's start and its lane."""
+    size, at = window_rows(num_rows), np.arange(num_rows)
+    places = np.empty(num_rows, np.int64)
+    rows = at // size * size + order.rows[:num_rows]
+    places[rows] = order.starts[at // LANES].astype(np.int64) * LANES + at % LANES
+    return places

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from adapters_store.adapter import BiasDelta, ElementDelta
+from adapters_store.adapter import BiasDelta, BlockDelta, ElementDelta, WeightDelta
 from server.kernels.interface import AttentionBatch, DeltaBatch, Kernels
 
 ROWS = (2, 4, 8, 16, 32, 64, 256, 512)  # for which oneDNN makes its kernels ahead
@@ -30,9 +30,18 @@ def call_all(kernels: Kernels) -> None:
     batch = AttentionBatch([0, 1], [1], torch.zeros(1, 1, dtype=torch.int64), place)
     kernels.attention(query, keys, values, batch, scale=1.0, sliding_window=None)
     for dtype in (torch.float32, torch.bfloat16):  # as many bytes as a number may have
-        entry = torch.ones(1, dtype=dtype)
-        shape, first = (2 * SIZE, SIZE), torch.zeros(1, dtype=torch.int32)
-        kernels.operand(ElementDelta(layer="any", shape=shape, indices=first, values=entry))
+        one = torch.ones(1, dtype=dtype)
+        for delta in _sparse(one, torch.zeros(1, dtype=torch.int32)):
+            kernels.operand(delta)
+
+
+def _sparse(one: Tensor, first: Tensor) -> tuple[WeightDelta, ...]:
+    """A delta of each sparse kind, with one number at the first place."""
+    shape, tile = (2 * SIZE, SIZE), one[:, None, None]
+    return (
+        ElementDelta(layer="any", shape=shape, indices=first, values=one),
+        BlockDelta(layer="any", shape=shape, block=(1, 1), block_index=first, values=tile),
+    )
 
 
 def multiply_by(kernels: Kernels, weights: Iterable[Tensor]) -> None:
