@@ -47,14 +47,13 @@ def test_products_of_few_rows_have_the_bits_of_those_of_many(name: str, rows: to
     out, width = SHAPES[name]
     if not products.can_pack() or streams.depth_of(out, width) == streams.NOT_KNOWN:
         pytest.skip("this machine's packs or sums are others")
-    x = rows[:7, :width].contiguous()
+    x = rows[: streams.FEW + 1, :width].contiguous()
     packed = products.pack(torch.randn(out, width, generator=torch.Generator().manual_seed(4)))
     together = products.product(x, packed)
-    for count in range(1, 8):
-        for threads in (1, 2):
+    for count in (*range(1, 3 * streams.PANEL), 31, 50, streams.FEW):
+        for threads in (1, 2, 3, 5):
             alone = streams.product(x[:count], packed, threads)
-            assert torch.equal(alone, together[:count]), count
-    assert streams.FEW < 7, "or the last ones above are not of many"
+            assert torch.equal(alone, together[:count]), (count, threads)
 
 
 def test_where_sums_are_taken_otherwise_onednn_multiplies(

@@ -1,7 +1,7 @@
 """Products of few rows with packed weights, at the speed of memory.
 
 With few rows a product takes as long as its weights take to come, and oneDNN's own kernels for them
-do not keep memory busy. These read a pack from its beginning to its end and give the same bits:
+do not keep memory busy, nor all threads. These read a pack block by block and give the same bits:
 oneDNN sums the products of `depth` columns one after the other, each with one rounding, and then
 adds the sums of these parts. How many columns that is depends on the shape and the machine, so it
 is learned by multiplying; where nothing gives the same bits, oneDNN multiplies.
@@ -21,13 +21,14 @@ from server.kernels.cpu import products
 from server.kernels.cpu.compiled import compiled
 from server.kernels.cpu.threads import can_share_threads, run_tasks
 from server.kernels.cpu.tiles import Matrix, accumulate
-from server.kernels.cpu.vectors import FLOAT, INDEX, LANES, start_of
+from server.kernels.cpu.vectors import FLOAT, INDEX, LANES, prefetch, start_of
 
 BLOCK = 64  # rows of a weight that a pack holds side by side, column after column
-NEAR = 64  # columns of a block that all rows are multiplied by before the next
-FEW = 4  # rows of x: of more, oneDNN's products take less
+PANEL = 6  # rows of x that are multiplied at a time: their sums fill a processor's registers
+FEW = 64  # rows of x: of more, oneDNN's products take no longer
 DEPTHS = (256, 384, 512, 768, 1024, 1536, 2048)  # that parts of a sum may have
-PROBED = (2, 8, 32)  # rows that are multiplied to learn it
+PROBED = (2, 8, 32)  # rows that are multiplied to learn it,
+REPEATED = 3  # and the last ones so many times: rows of few and of many sum alike
 NOT_KNOWN = 0
 FP32_BYTES = 4
 
@@ -53,10 +54,11 @@ def depth_of(out: int, width: int) -> int:
     if not _has_size_of_blocks(weight):
         return NOT_KNOWN
     x = torch.randn(PROBED[-1], width, generator=source)
-    expected = {rows: products.product(x[:rows], weight) for rows in PROBED}
+    expected = [products.product(x[:rows], weight) for rows in PROBED]
+    expected.append(products.product(x.repeat(REPEATED, 1), weight)[-len(x) :])
     for depth in (width, *(depth for depth in DEPTHS if depth < width)):
         found = _multiplied(x, weight, depth, threads=1)
-        if all(torch.equal(found[:rows], own) for rows, own in expected.items()):
+        if all(torch.equal(found[: len(own)], own) for own in expected):
             return depth
     return NOT_KNOWN
 
@@ -99,50 +101,73 @@ def _panel(rows: int) -> Any:
     return intrinsic(panel)
 
 
-_panel_of_4, _panel_of_3, _panel_of_2, _panel_of_1 = map(_panel, (4, 3, 2, 1))
+_panel_of_6, _panel_of_4, _panel_of_2, _panel_of_1 = map(_panel, (PANEL, 4, 2, 1))
 
 
 @compiled
 def multiply(address: int, depth: int, x: Any, y: Any, threads: int) -> None:
     """`y[:] = x W.T` of the pack at `address`, in parts of `depth` columns."""
     blocks = (y.shape[1] + BLOCK - 1) // BLOCK
-    run_tasks(_multiply_block, blocks, threads, (address, depth, x, y))
+    whole = blocks // threads * threads if len(x) > PANEL else blocks
+    tasks = whole + (blocks - whole) * threads
+    run_tasks(_multiply_block, tasks, threads, (whole, threads, address, depth, x, y))
 
 
 @compiled
-def _multiply_block(block: int, address: int, depth: int, x: Any, y: Any) -> None:
-    sums, flat = np.empty(len(x) * BLOCK, np.float32), x.reshape(-1)
-    width = x.shape[1]
-    made = y[:, block * BLOCK : min((block + 1) * BLOCK, y.shape[1])]
-    for first in range(0, width, depth):
-        past = min(first + depth, width)
-        sums[:] = 0
-        for at in range(first, past, NEAR):
-            # All rows take a piece of the weight while it is near, and the next one comes.
-            _add_piece(sums, flat, width, address, block * width, at, min(NEAR, past - at))
-        for row in range(len(x)):
-            part = sums[row * BLOCK : row * BLOCK + made.shape[1]]
-            if first == 0:
-                _copy(made[row], part)
-            else:
-                _add(made[row], part)
-
-
-@compiled
-def _add_piece(
-    sums: Any, x: Any, width: int, address: int, first: int, column: int, columns: int
+def _multiply_block(
+    task: int, whole: int, threads: int, address: int, depth: int, x: Any, y: Any
 ) -> None:
-    at, num_rows = (first + column) * BLOCK, len(sums) // BLOCK
-    for row in range(0, num_rows, 4):
-        own, x_at = sums[row * BLOCK :], row * width + column
-        if num_rows - row >= 4:
-            _panel_of_4(own, x, x_at, width, address, at, columns)
-        elif num_rows - row == 3:
-            _panel_of_3(own, x, x_at, width, address, at, columns)
-        elif num_rows - row == 2:
-            _panel_of_2(own, x, x_at, width, address, at, columns)
-        else:
-            _panel_of_1(own, x, x_at, width, address, at, columns)
+    """A block and all rows; of blocks that are too few for all threads, each takes some rows."""
+    sums = np.empty(PANEL * BLOCK, np.float32)
+    if task < whole:
+        _multiply_rows(sums, address, depth, task, 0, len(x), x, y)
+        return
+    block, part = whole + (task - whole) // threads, (task - whole) % threads
+    share = (len(x) + PANEL * threads - 1) // (PANEL * threads) * PANEL
+    _multiply_rows(sums, address, depth, block, part * share, (part + 1) * share, x, y)
+
+
+@compiled
+def _multiply_rows(
+    sums: Any, address: int, depth: int, block: int, first: int, past: int, x: Any, y: Any
+) -> None:
+    """Rows `[first, past)`, as far as there are any. A part of the block stays near meanwhile."""
+    width, flat, result = x.shape[1], x.reshape(-1), y.reshape(-1)
+    made = y[:, block * BLOCK : min((block + 1) * BLOCK, y.shape[1])]
+    for column in range(0, width, depth):
+        columns, at = min(depth, width - column), (block * width + column) * BLOCK
+        row = first
+        while row < min(past, len(x)):
+            sums[:] = 0
+            start, left = row * width + column, min(past, len(x)) - row
+            for i in range(row, row + min(left, PANEL)):
+                prefetch(result, i * y.shape[1] + block * BLOCK, made.shape[1])
+            count = _sum_panel(sums, flat, start, width, address, at, columns, left)
+            for i in range(count):
+                part = sums[i * BLOCK : i * BLOCK + made.shape[1]]
+                if column == 0:
+                    _copy(made[row + i], part)
+                else:
+                    _add(made[row + i], part)
+            row += count
+
+
+@compiled
+def _sum_panel(
+    sums: Any, x: Any, x_at: int, x_step: int, address: int, at: int, columns: int, rows: int
+) -> int:
+    """Add the products of up to so many rows, and return of how many."""
+    if rows >= PANEL:
+        _panel_of_6(sums, x, x_at, x_step, address, at, columns)
+        return PANEL
+    if rows >= 4:
+        _panel_of_4(sums, x, x_at, x_step, address, at, columns)
+        return 4
+    if rows >= 2:
+        _panel_of_2(sums, x, x_at, x_step, address, at, columns)
+        return 2
+    _panel_of_1(sums, x, x_at, x_step, address, at, columns)
+    return 1
 
 
 @compiled

@@ -11,7 +11,7 @@ from server.kernels.cpu.int8.layout import GROUP_BYTES, OFFSET, row_bytes
 from server.kernels.cpu.int8.rounding import highest_bits, round_to_bytes
 from server.kernels.cpu.int8.tiles import MOST_ROWS, multiply
 from server.kernels.cpu.threads import run_tasks
-from server.kernels.cpu.vectors import WIDTH
+from server.kernels.cpu.vectors import WIDTH, copy, prefetch
 
 NOT_FINITE, SMALLEST_BITS = np.array([np.inf, SMALLEST], np.float32).view(np.int32)  # bits
 SERIAL_NUMBERS = 32768  # of fewer, no second thread is worth waking to quantize them
@@ -70,13 +70,14 @@ def _multiply_tile(
     tile: int, weight: int, groups: int, numbers: Any, starts: Any, scales: Any, y: Any
 ) -> None:
     address, first = weight + tile * groups * GROUP_BYTES, tile * WIDTH
-    width = min(WIDTH, y.shape[1] - first)
+    width, made = min(WIDTH, y.shape[1] - first), y.reshape(-1)
     sums = np.empty(MOST_ROWS * WIDTH, np.float32)
     row = 0
     while row < len(y):
         sums[:] = 0
+        for i in range(min(MOST_ROWS, len(y) - row)):
+            prefetch(made, (row + i) * y.shape[1] + first, width)
         count = multiply(sums, numbers, starts, scales, row, len(y), address, groups)
         for i in range(count):
-            for j in range(width):
-                y[row + i, first + j] = sums[i * WIDTH + j]
+            copy(made, (row + i) * y.shape[1] + first, sums, i * WIDTH, width)
         row += count

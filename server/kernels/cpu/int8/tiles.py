@@ -28,7 +28,7 @@ from server.kernels.cpu.vectors import (
 )
 
 HALVES = range(0, WIDTH, LANES)  # where the vectors of a tile's rows begin
-MOST_ROWS = 4
+MOST_ROWS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ def _number(number: int) -> Any:
     return ir.Constant(INDEX, number)
 
 
-_tile_of_4, _tile_of_2, _tile_of_1 = map(_tile, (4, 2, 1))
+_tile_of_6, _tile_of_4, _tile_of_2, _tile_of_1 = map(_tile, (MOST_ROWS, 4, 2, 1))
 
 
 @as_written
@@ -175,6 +175,9 @@ def multiply(
     groups]`, and `starts [past, groups]`, at which the sum of a group begins. `tile` is an address.
     """
     left = past - first
+    if left >= MOST_ROWS:
+        _tile_of_6(sums, numbers, starts, scales, first, tile, groups)
+        return MOST_ROWS
     if left >= 4:
         _tile_of_4(sums, numbers, starts, scales, first, tile, groups)
         return 4
