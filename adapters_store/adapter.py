@@ -5,9 +5,8 @@ Layers carry their logical Phi-3 names (`model.layers.0.self_attn.qkv_proj`). Va
 assumed checked: `validation.py` is the gate that everything from outside passes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -50,9 +49,9 @@ class WeightDelta:
         """`scale * D` as fp32 `[out, in]`: the meaning of this delta, for tests and merging."""
         raise NotImplementedError
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        return delta_digest(self.header, self.tensors)
+        return _kept(self, lambda: delta_digest(self.header, self.tensors))
 
     @property
     def num_bytes(self) -> int:
@@ -185,6 +184,18 @@ class BiasDelta(WeightDelta):
         return self.bias.float() * self.scale
 
 
+def _kept(owner: "WeightDelta | SparseAdapter", make: Callable[[], str]) -> str:
+    """The digest of `owner`, which never changes, made when first asked for.
+
+    A `cached_property` holds one lock for all owners before Python 3.12, so that no two threads
+    would hash at a time.
+    """
+    kept: str | None = vars(owner).get("_digest")
+    if kept is None:
+        kept = vars(owner)["_digest"] = make()
+    return kept
+
+
 @dataclass(frozen=True, slots=True)
 class BaseLayer:
     """One linear layer of a base model: the shape of its weight and the digest of its values."""
@@ -213,9 +224,10 @@ class SparseAdapter:
     deltas: tuple[WeightDelta, ...]  # sorted by (layer, kind)
     notes: Mapping[str, str] = field(default_factory=dict)
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        return adapter_digest(self.base, ((d.layer, d.kind, d.digest) for d in self.deltas))
+        digests = ((delta.layer, delta.kind, delta.digest) for delta in self.deltas)
+        return _kept(self, lambda: adapter_digest(self.base, digests))
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import BinaryIO, Protocol
 
 from adapters_store import files
 from adapters_store.adapter import SparseAdapter
+from adapters_store.each import Each, in_turn
 from adapters_store.errors import AdapterNotFound, AdapterRefused, BlobCorrupt
 from adapters_store.names import check_digest
 from adapters_store.quarantine import Quarantine
@@ -29,8 +30,11 @@ class BlobStore(Protocol):
         When this returns, the file survives a loss of power.
         """
 
-    def load(self, digest: str) -> SparseAdapter:
-        """The adapter, verified: AdapterNotFound, or BlobCorrupt if it is not what was stored."""
+    def load(self, digest: str, each: Each = in_turn) -> SparseAdapter:
+        """The adapter, verified: AdapterNotFound, or BlobCorrupt if it is not what was stored.
+
+        `each` delta is read by itself.
+        """
 
     def open(self, digest: str) -> BinaryIO:
         """The file as it is, for the caller to close; it can be read to its end whoever deletes
@@ -76,9 +80,9 @@ class LocalBlobs:
         """Where the adapter with this digest is, or would be."""
         return self.root / blob_name(digest)
 
-    def load(self, digest: str) -> SparseAdapter:
+    def load(self, digest: str, each: Each = in_turn) -> SparseAdapter:
         try:
-            return read_verified(self.path(digest), digest)
+            return read_verified(self.path(digest), digest, each)
         except FileNotFoundError as error:
             raise AdapterNotFound(digest) from error
 
@@ -120,10 +124,10 @@ def blob_name(digest: str) -> str:
     return f"{algorithm}/{value[:2]}/{value[2:]}.safetensors"
 
 
-def read_verified(path: Path, digest: str) -> SparseAdapter:
+def read_verified(path: Path, digest: str, each: Each = in_turn) -> SparseAdapter:
     """The adapter in `path`; BlobCorrupt unless it is the one of `digest`. FileNotFoundError."""
     try:
-        adapter = files.read(path)
+        adapter = files.read(path, each)
     except AdapterRefused as error:
         raise BlobCorrupt(digest, f"none: {error}") from error
     if adapter.digest != digest:

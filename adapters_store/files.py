@@ -8,17 +8,20 @@ same adapter must give the same file.
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from adapters_store.adapter import SparseAdapter
+from adapters_store.adapter import SparseAdapter, WeightDelta
 from adapters_store.canonical import canonical_json
 from adapters_store.digest import ADAPTER_FORMAT, DTYPE_NAMES, raw_bytes
+from adapters_store.each import Each, in_turn
 from adapters_store.errors import AdapterRefused, AdapterTooLarge
 from adapters_store.headers import DeclaredDelta, parse_header
 from adapters_store.validation import Limits
@@ -51,11 +54,16 @@ def num_bytes(adapter: SparseAdapter) -> int:
     return len(_header(adapter)) + adapter.num_bytes
 
 
-def read(path: Path) -> SparseAdapter:
-    """The adapter in `path`, its digest verified; AdapterRefused if it is not of this form."""
-    metadata, tensors = read_tensors(path)
-    declared = read_declared(metadata)
-    adapter = _assemble(declared, tensors)
+def read(path: Path, each: Each = in_turn) -> SparseAdapter:
+    """The adapter in `path`, its digest verified; AdapterRefused if it is not of this form.
+
+    `each` delta is read and hashed, by more than one thread if it has them.
+    """
+    with _opened(path) as file:
+        declared = read_declared(file.metadata() or {})
+        check_tensors(declared.deltas, file.keys())
+        deltas = tuple(each(partial(_read_delta, file), declared.deltas))
+    adapter = SparseAdapter(declared.base_name, declared.base, deltas, declared.notes)
     if adapter.digest != declared.digest:
         stated = declared.digest
         raise AdapterRefused([f"digest: the file says {stated!r}, its content is {adapter.digest}"])
@@ -106,12 +114,29 @@ def read_declared(metadata: Mapping[str, str]) -> Declared:
 
 def read_tensors(path: Path) -> tuple[Mapping[str, str], Mapping[str, Tensor]]:
     """Metadata and tensors of any safetensors file, as copies that own their memory."""
+    with _opened(path) as file:
+        return file.metadata() or {}, _read_tensors(file, file.keys())
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The safetensors file in `path`; AdapterRefused for what goes wrong with its form."""
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            return file.metadata() or {}, tensors
+            yield file
     except SafetensorError as error:
         raise AdapterRefused([f"file: not a whole safetensors file: {error}"]) from error
+
+
+def _read_tensors(file: Any, names: Iterable[str]) -> dict[str, Tensor]:
+    return {name: file.get_tensor(name).clone() for name in names}
+
+
+def _read_delta(file: Any, declared: DeclaredDelta) -> WeightDelta:
+    """One delta, hashed while its numbers are at hand."""
+    delta = declared.build(_read_tensors(file, declared.tensors.values()))
+    assert delta.digest
+    return delta
 
 
 def _header(adapter: SparseAdapter) -> bytes:
@@ -158,12 +183,6 @@ def _check_metadata(metadata: Mapping[str, str]) -> None:
     reasons += [f"metadata: {key!r} is not a known key" for key in unknown]
     if reasons:
         raise AdapterRefused(reasons)
-
-
-def _assemble(declared: Declared, tensors: Mapping[str, Tensor]) -> SparseAdapter:
-    check_tensors(declared.deltas, tensors)
-    deltas = tuple(delta.build(tensors) for delta in declared.deltas)
-    return SparseAdapter(declared.base_name, declared.base, deltas, declared.notes)
 
 
 def check_tensors(declared: Sequence[DeclaredDelta], tensors: Collection[str]) -> None:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from adapters_store import files
 from adapters_store.adapter import BaseIdentity, SparseAdapter
 from adapters_store.blobs import BlobStore
+from adapters_store.each import Each, in_turn
 from adapters_store.effect import BaseWeights, Effect, effect_of
 from adapters_store.errors import AdapterRefused, BlobCorrupt
 from adapters_store.importers.peft_source import Parts
@@ -179,10 +180,13 @@ class AdapterStore:
         """The version that `reference` names, for whoever has the sticky `key`: see Registry."""
         return self._registry.resolve(reference, key)
 
-    def load(self, digest: str) -> SparseAdapter:
-        """The adapter, checked again: AdapterNotFound, BlobCorrupt, AdapterRefused."""
-        adapter = self._blobs.load(digest)
-        check(adapter, self._base, self._limits)
+    def load(self, digest: str, each: Each = in_turn) -> SparseAdapter:
+        """The adapter, checked again: AdapterNotFound, BlobCorrupt, AdapterRefused.
+
+        `each` delta is read and checked by itself.
+        """
+        adapter = self._blobs.load(digest, each)
+        check(adapter, self._base, self._limits, each)
         return adapter
 
     def open_reader(self, digest: str, known: Digests | None = None) -> FileReader:

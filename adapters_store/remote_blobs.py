@@ -15,6 +15,7 @@ import fsspec
 from adapters_store import files
 from adapters_store.adapter import SparseAdapter
 from adapters_store.blobs import BlobStore, LocalBlobs, blob_name, read_verified
+from adapters_store.each import Each, in_turn
 from adapters_store.errors import AdapterNotFound, BlobCorrupt, BlobsUnavailable
 from adapters_store.quarantine import Quarantine
 
@@ -68,12 +69,12 @@ class RemoteBlobs:
             self._keep(file, adapter.digest)
         return num_bytes
 
-    def load(self, digest: str) -> SparseAdapter:
+    def load(self, digest: str, each: Each = in_turn) -> SparseAdapter:
         try:
-            adapter = self._cache.load(digest)
+            adapter = self._cache.load(digest, each)
         except (AdapterNotFound, BlobCorrupt):
             with self._fetched(digest) as file:
-                return read_verified(file, digest)
+                return read_verified(file, digest, each)
         self._touch(digest)
         return adapter
 

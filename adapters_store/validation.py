@@ -6,7 +6,7 @@ files.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from adapters_store.adapter import (
     BaseIdentity,
@@ -16,6 +16,7 @@ from adapters_store.adapter import (
     WeightDelta,
 )
 from adapters_store.delta_rules import form_reasons
+from adapters_store.each import Each, in_turn
 from adapters_store.errors import AdapterRefused, AdapterTooLarge
 
 
@@ -33,14 +34,13 @@ class Limits:
     max_tensor_bytes: int = 1 << 31
 
 
-def check(adapter: SparseAdapter, base: BaseIdentity, limits: Limits) -> None:
+def check(adapter: SparseAdapter, base: BaseIdentity, limits: Limits, each: Each = in_turn) -> None:
     """Raise AdapterRefused, with every reason found, unless `base` can use `adapter`."""
     stored = sum(_num_values(delta) for delta in adapter.deltas)
     if stored > limits.max_nnz:
         raise AdapterTooLarge("entries", stored, limits.max_nnz)
     reasons = [*_set_reasons(adapter), *_base_reasons(adapter, base)]
-    for delta in adapter.deltas:
-        reasons += [f"{delta.layer}: {reason}" for reason in _delta_reasons(delta, base)]
+    reasons += chain(*each(lambda delta: _delta_reasons(delta, base), adapter.deltas))
     if reasons:
         raise AdapterRefused(reasons)
 
@@ -91,8 +91,12 @@ def _short(digest: str) -> str:
     return f"{digest[:15]}..."
 
 
-def _delta_reasons(delta: WeightDelta, base: BaseIdentity) -> Iterator[str]:
+def _delta_reasons(delta: WeightDelta, base: BaseIdentity) -> list[str]:
+    reasons = [*_shape_reasons(delta, base), *form_reasons(delta)]
+    return [f"{delta.layer}: {reason}" for reason in reasons]
+
+
+def _shape_reasons(delta: WeightDelta, base: BaseIdentity) -> Iterator[str]:
     known = base.layers.get(delta.layer)
     if known and delta.shape != known.shape:
         yield f"shape: {list(delta.shape)}, but the base has {list(known.shape)}"
-    yield from form_reasons(delta)

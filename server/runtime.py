@@ -7,6 +7,7 @@ from functools import partial
 import torch
 
 from adapters_store.adapter import SparseAdapter
+from adapters_store.each import Each
 from server.adapters.background import start_pool
 from server.adapters.delta import make_resident
 from server.adapters.device import DeviceAdapters
@@ -42,7 +43,7 @@ from server.storage import Report
 LOADERS = 2  # threads that read adapters and lay them out
 CPU_CACHE_BYTES = 2 << 30
 
-Load = Callable[[str], SparseAdapter]  # reads and verifies a stored adapter
+Load = Callable[[str, Each], SparseAdapter]  # reads and verifies a stored adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ def _build(
     cache = allocate(checkpoint.config, num_pages, config.page_size, dtype, device.place)
     blocks = BlockManager.of(config)
     pool = start_pool("adapters", LOADERS)
+    each: Each = partial(share, pool)
     memory = AdapterMemory(
         HostAdapters(settings.max_adapter_bytes_host),
         DeviceAdapters(adapter_bytes),
@@ -93,7 +95,8 @@ def _build(
         pool,
         blocks.lock,
         settings.max_queued_requests,
-        make if device.is_gpu else partial(make_resident, each=partial(share, pool)),
+        make if device.is_gpu else partial(make_resident, each=each),
+        each,
     )
     if config.max_lent_pages:
         PageRoom(blocks, page_bytes, cache.forget).connect(memory)
@@ -107,7 +110,7 @@ def _build(
     return Runtime(
         engine=engine,
         memory=memory,
-        source=lambda digest: StoredAdapter(digest, load, pool),
+        source=lambda digest: StoredAdapter(digest, lambda digest: load(digest, each), pool),
         device=device.place,
         dtype=dtype,
         mode=Mode(settings.mode),

@@ -30,10 +30,11 @@ from rich.table import Table
 from adapters_store import files
 from adapters_store.adapter import BaseIdentity, BaseLayer, ElementDelta, SparseAdapter
 from adapters_store.blobs import read_verified
+from adapters_store.each import Each, in_turn
 from adapters_store.validation import Limits, check
 from loadtests.micro.layers import SHAPE, element
 from server.adapters.background import start_pool
-from server.adapters.delta import MakeResident, make_resident
+from server.adapters.delta import make_resident
 from server.adapters.device import DeviceAdapters
 from server.adapters.host import HostAdapters
 from server.adapters.memory import AdapterMemory
@@ -55,13 +56,13 @@ class Stored:
     digest: str
     base: BaseIdentity
 
-    def verify(self) -> SparseAdapter:
-        return read_verified(self.path, self.digest)
+    def verify(self, each: Each = in_turn) -> SparseAdapter:
+        return read_verified(self.path, self.digest, each)
 
-    def check(self) -> SparseAdapter:
+    def check(self, each: Each = in_turn) -> SparseAdapter:
         """As a store loads it."""
-        adapter = self.verify()
-        check(adapter, self.base, LIMITS)
+        adapter = self.verify(each)
+        check(adapter, self.base, LIMITS, each)
         return adapter
 
 
@@ -106,8 +107,8 @@ def measure(stored: Stored, repeats: int) -> Mapping[str, float]:
         "read": stored.path.read_bytes,
         "verify": stored.verify,
         "check": stored.check,
-        "load, one": lambda: load(stored, pool, make_resident),
-        "load": lambda: load(stored, pool, partial(make_resident, each=partial(share, pool))),
+        "load, one": lambda: load(stored, pool, in_turn),
+        "load": lambda: load(stored, pool, partial(share, pool)),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats + 1):
@@ -118,11 +119,12 @@ def measure(stored: Stored, repeats: int) -> Mapping[str, float]:
     return {name: median(own[1:]) for name, own in times.items()}
 
 
-def load(stored: Stored, pool: Executor, make: MakeResident) -> None:
+def load(stored: Stored, pool: Executor, each: Each) -> None:
     """Through the tiers of memory, none of which has it."""
     host, device, kernels = HostAdapters(PLENTY), DeviceAdapters(PLENTY), CpuKernels()
-    memory = AdapterMemory(host, device, kernels, pool, threading.RLock(), 1, make)
-    source = StoredAdapter(stored.digest, lambda digest: stored.check(), pool)
+    make = partial(make_resident, each=each)
+    memory = AdapterMemory(host, device, kernels, pool, threading.RLock(), 1, make, each)
+    source = StoredAdapter(stored.digest, lambda digest: stored.check(each), pool)
     memory.lease([source]).result().release()
 
 

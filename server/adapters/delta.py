@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from adapters_store.adapter import WeightDelta
+from adapters_store.each import Each, in_turn
 from server.adapters.journals import JournalRoom, changed_entries
 from server.adapters.prototypes import Prototypes
 from server.adapters.routing import Mixture
@@ -34,21 +34,20 @@ class ResidentAdapter:
     arrival: Arrival | None = None  # None: it is there
 
 
-def resident_bytes(loaded: Loaded, kernels: Kernels) -> int:
-    """Bytes of `loaded` on the device, known before it is laid out."""
+def resident_bytes(loaded: Loaded, kernels: Kernels, each: Each = in_turn) -> int:
+    """Bytes of `loaded` on the device, known before it is laid out; `each` delta's are found."""
     if isinstance(loaded, JournalRoom):
         return loaded.device_bytes
     if isinstance(loaded, Prototypes):
         return loaded.num_bytes
-    return sum(kernels.operand_bytes(delta) for delta in loaded.deltas)
+    return sum(each(kernels.operand_bytes, loaded.deltas))
 
 
 MakeResident = Callable[[str, Loaded, Kernels], "ResidentAdapter"]
-LayOutEach = Callable[[Callable[[WeightDelta], Operand], Sequence[WeightDelta]], Iterable[Operand]]
 
 
 def make_resident(
-    digest: str, loaded: Loaded, kernels: Kernels, each: LayOutEach = map
+    digest: str, loaded: Loaded, kernels: Kernels, each: Each = in_turn
 ) -> ResidentAdapter:
     """Lay out `loaded` for `kernels`, on their device, to be known by `digest`.
 

@@ -1,9 +1,8 @@
 """Adapters from disk to host to device, for whoever asks: leases, their queue, and the way out.
 
 A lease keeps all adapters of one request on the device. It is asked for by digest; what is missing
-is loaded to the host at once, whether or not the device has room (so a queued request finds it
-there), and laid out on the device when its turn comes. Nobody waits in a thread of their own.
-Whose turn it is, is for `waiting.py` to say.
+is loaded to the host at once, whether or not the device has room, and laid out on the device when
+its turn comes, which `waiting.py` says. Nobody waits in a thread of their own.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
+from adapters_store.each import Each, in_turn
 from server.adapters.claims import AdapterLease, Claim, Fetched, give
 from server.adapters.delta import MakeResident, ResidentAdapter, make_resident, resident_bytes
 from server.adapters.device import DeviceAdapters, DeviceEntry
@@ -37,12 +37,12 @@ class AdapterMemory:
         lock: AbstractContextManager[Any],
         max_waiting: int,
         make: MakeResident = make_resident,
+        each: Each = in_turn,
     ) -> None:
-        """`lock`, re-entrant, guards the device's memory; whoever shares the room shares it."""
+        """`lock`, re-entrant, is the room's; `each` tells the bytes of an adapter's deltas."""
         self.host, self.device = host, device
-        self._kernels, self._make = kernels, make
-        self._pool = pool
-        self._lock = lock
+        self._bytes_of = partial(resident_bytes, kernels=kernels, each=each)
+        self._kernels, self._make, self._pool, self._lock = kernels, make, pool, lock
         self._waiting = WaitingClaims(max_waiting)
         self.ask_back: Callable[[str], None] = lambda digest: None  # where nothing ever fuses
         self._drains = Drains(host, device, pool, self._waiting.num_of, lambda d: self.ask_back(d))
@@ -154,7 +154,7 @@ class AdapterMemory:
         if error is not None:
             self._fail(claim, error)
             return
-        fetched = [Fetched(f.result(), resident_bytes(f.result(), self._kernels)) for f in fetching]
+        fetched = [Fetched(own.result(), self._bytes_of(own.result())) for own in fetching]
         with self._lock:
             if claim in self._waiting:
                 claim.fetched.update(zip((s.digest for s in sources), fetched, strict=True))

@@ -27,7 +27,9 @@ def answer(
     sizes = {"page_size": 16, "max_num_seqs": 1, "max_model_len": 32}
     told = {"dtype": "float32", "mode": "fused", **sizes, **fields}
     settings, load = Settings(_cli_parse_args=[], **told), {adapter.digest: adapter}
-    served = build_runtime(settings, checkpoint, load.__getitem__, lambda said: None, lambda: gpu)
+    served = build_runtime(
+        settings, checkpoint, lambda digest, each: load[digest], lambda said: None, lambda: gpu
+    )
     lease = served.memory.lease([served.source(adapter.digest)]).result(60)
     tokens: list[list[int]] = []
     for composition in (Composition.linear([(adapter.digest, 1.0)]), BASE):

@@ -200,7 +200,12 @@ def test_order_of_rows_is_found_once_from_foretelling_to_laying_out(
 ) -> None:
     delta, found = MAKERS[name](torch.bfloat16, torch.Generator().manual_seed(6)), []
     sort, kernels = operands.order_of, CpuKernels()
-    monkeypatch.setattr(operands, "order_of", lambda own: found.append(own) or sort(own))
+
+    def order_of(own: ElementDelta | BlockDelta) -> operands.Order:
+        found.append(own)
+        return sort(own)
+
+    monkeypatch.setattr(operands, "order_of", order_of)
     told = kernels.operand_bytes(delta)
     assert kernels.operand(delta).num_bytes == told
     assert found == [delta]
@@ -211,6 +216,7 @@ def test_order_of_rows_is_found_once_from_foretelling_to_laying_out(
 def test_order_of_a_delta_that_is_gone_is_gone() -> None:
     orders = operands.Orders()
     delta = MAKERS["element"](torch.float32, torch.Generator().manual_seed(7))
+    assert isinstance(delta, ElementDelta)
     orders.tell(delta)
     assert len(orders) == 1
     del delta

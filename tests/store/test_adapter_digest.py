@@ -1,6 +1,8 @@
 """Identity: what changes a digest, and what does not."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +19,7 @@ from store_factories import (
     adapters,
     block,
     random,
+    random_adapter,
     strided_block,
 )
 
@@ -122,3 +125,18 @@ def test_strided_block_is_the_flat_tile_that_mttl_writes(rows: int, columns: int
             expected = torch.zeros(rows * columns)
             expected[flat] = values.flatten()
             assert torch.equal(delta.dense().flatten(), expected)
+
+
+def test_two_threads_hash_two_deltas_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = threading.Barrier(2)
+
+    def digest(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+        both.wait(30)  # fails unless another delta is hashed meanwhile
+        return str(header["layer"])
+
+    monkeypatch.setattr("adapters_store.adapter.delta_digest", digest)
+    deltas = [random_adapter(seed).deltas[0] for seed in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        hashed = list(pool.map(lambda delta: delta.digest, deltas))
+    assert hashed == [delta.layer for delta in deltas]
+    assert [delta.digest for delta in deltas] == hashed, "kept: nobody is there to hash with"

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -283,3 +284,22 @@ def test_header_beyond_the_limits_is_refused_before_it_is_used(tmp_path: Path, c
 def test_header_within_the_limits_passes(tmp_path: Path) -> None:
     files.write(random_adapter(), tmp_path / "f")
     files.check_frame(tmp_path / "f", LIMITS)
+
+
+@shared_path
+@given(adapters())
+def test_adapter_read_by_two_threads_is_the_same(tmp_path: Path, adapter: SparseAdapter) -> None:
+    path = _written(tmp_path / "a", adapter)
+    with ThreadPoolExecutor(2) as pool:
+        again = files.read(path, pool.map)
+    assert again.digest == adapter.digest
+    assert [own.layer for own in again.deltas] == [own.layer for own in adapter.deltas]
+
+
+def test_changed_number_is_refused_whoever_reads_it(tmp_path: Path) -> None:
+    path = _written(tmp_path / "a", random_adapter())
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    with ThreadPoolExecutor(2) as pool, pytest.raises(AdapterRefused, match="digest"):
+        files.read(path, pool.map)

@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -189,7 +190,11 @@ def test_all_reasons_of_all_deltas_are_given() -> None:
     wrong = change(ELEMENT, scale=0.0, values=_with(ELEMENT.values, 0, math.nan))
     other = replace(block(GATE_UP, F32, random(1)), row_stride=5, block=(5, 8))
     both = replace(wrong, deltas=(other, *wrong.deltas), base={QKV: wrong.base[QKV]})
-    assert len(_reasons(both)) == 5
+    found = _reasons(both)
+    assert len(found) == 5
+    with ThreadPoolExecutor(2) as pool, pytest.raises(AdapterRefused) as caught:
+        check(both, BASE, LIMITS, pool.map)
+    assert caught.value.reasons == found, "the same, in order, whoever finds them"
 
 
 def test_reasons_are_bounded_in_number_and_length() -> None:
