@@ -125,6 +125,15 @@ def test_a_grid_of_any_size_does_every_item(
     assert torch.equal(paged_attention(GpuKernels("cpu"), case, None), expected)
 
 
+def test_block_tables_may_lie_in_any_order() -> None:
+    case = make_case([70, 7], [1, 7], 3, 1, (16, 16))
+    step = placed(case)
+    turned = step.batch.block_tables.T.contiguous().T
+    batch = replace(step.batch, block_tables=turned)
+    found = KERNELS.attention(*step[:3], batch, scale=SCALE, sliding_window=None)
+    assert_true(found, case, None)
+
+
 def test_33_sequences_of_a_step_are_each_their_own(short_splits: None) -> None:
     lengths = [1 + 37 * n % 60 for n in range(33)]
     news = [1 if n % 8 else min(lengths[n], 20) for n in range(33)]

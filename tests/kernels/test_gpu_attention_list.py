@@ -125,6 +125,7 @@ def test_zeros_and_a_step_without_sequences_are_no_work() -> None:
         ((256, 1), 1, None, 1),
         ((257, 1), 1, None, 2),
         ((2049, 1), 8, None, 9),
+        ((4100, 1), 1, None, 15),  # a 16th would be empty: splits are whole blocks of keys
         ((9000, 1), 1, None, 16),
         ((9000, 1), 1, 200, 1),
         ((9000, 1), 1, 480, 2),
@@ -142,6 +143,13 @@ def test_context_is_split_where_few_rows_see_much(
     assert set(tiles[:, SPLITS]) == {splits}
     assert len(set(tiles[:, KEY])) == splits
     assert (np.unique(tiles[:, KEY])[1:] % KEYS == 0).all()  # no block of keys is in two splits
+
+
+@pytest.mark.parametrize("group", [1, 3, 16])
+@pytest.mark.parametrize("num_tokens", [1, 7, 256])
+def test_tokens_that_are_all_split_most_fit_a_list(num_tokens: int, group: int) -> None:
+    listed = listed_for([(9000, 1)] * num_tokens, group, None)
+    assert listed.size <= most_numbers(num_tokens, group)
 
 
 @pytest.mark.parametrize("mates", [0, 3, 40])

@@ -23,12 +23,14 @@ from server.kernels.gpu.table import (
     SOURCE,
     WIDTH,
     array,
-    input_rows,
+    input_tokens,
     items,
     job,
     read,
     store_rows,
 )
+
+VECTOR = tl.constexpr(8)  # columns: 16 bytes of 16-bit numbers, which one instruction reads
 
 
 @compiled
@@ -56,46 +58,62 @@ def _multiply_panels(
         if item % panels * PANEL_ROWS < read(part, ROWS):
             pairs = start + tl.arange(0, TOKENS)
             is_own = pairs < read(slot, COUNT)
+            matrix, width = array(part, FIRST, VALUES), read(part, WIDTH)
             if BY_TOKEN:
-                source, inputs = x, input_rows(part, slot, tokens, pairs, is_own)
+                source, inputs = x, input_tokens(slot, tokens, pairs, is_own)
             else:
-                source, inputs = x + tl.load(slot + SOURCE), pairs * read(part, WIDTH)
-            made = _panel(
-                part,
-                source,
-                inputs,
-                is_own,
-                rows,
-                is_row,
-                VALUES,
-                INTERPRETED,
-                DOT,
-                TOKENS,
-                PANEL_ROWS,
-                DEPTH,
-            )
+                source, inputs = x + tl.load(slot + SOURCE), pairs
+            if width % VECTOR == 0:
+                made = _panel(
+                    matrix,
+                    source,
+                    inputs,
+                    is_own,
+                    rows,
+                    is_row,
+                    width // VECTOR * VECTOR,  # the width; the compiler sees what divides it
+                    INTERPRETED,
+                    DOT,
+                    TOKENS,
+                    PANEL_ROWS,
+                    DEPTH,
+                )
+            else:
+                made = _panel(
+                    matrix,
+                    source,
+                    inputs,
+                    is_own,
+                    rows,
+                    is_row,
+                    width,
+                    INTERPRETED,
+                    DOT,
+                    TOKENS,
+                    PANEL_ROWS,
+                    DEPTH,
+                )
             mask = is_own[:, None] & is_row[None, :]
             store_rows(part, slot, target, pairs, rows, mask, made)
 
 
 @compiled
 def _panel(
-    part: tl.tensor,
+    matrix: tl.tensor,
     source: tl.tensor,
     inputs: tl.tensor,
     is_own: tl.tensor,
     rows: tl.tensor,
     is_row: tl.tensor,
-    VALUES: tl.constexpr,
+    width: tl.tensor,
     INTERPRETED: tl.constexpr,
     DOT: tl.constexpr,
     TOKENS: tl.constexpr,
     PANEL_ROWS: tl.constexpr,
     DEPTH: tl.constexpr,
 ) -> tl.tensor:
-    """The products `[TOKENS, PANEL_ROWS]` with the matrix's `rows`."""
-    width = read(part, WIDTH)
-    matrix, starts = array(part, FIRST, VALUES), rows * width
+    """The products `[TOKENS, PANEL_ROWS]` of rows `inputs` with the matrix's `rows`."""
+    starts, inputs = rows * width, inputs * width
     sums = no_sums(DOT, TOKENS, PANEL_ROWS, DEPTH)
     for first in range(0, width, DEPTH):
         columns = first + tl.arange(0, DEPTH)

@@ -33,12 +33,13 @@ def add_product(
 
     Tensor cores take two 16-bit numbers of one type as they are. All else is multiplied in fp32,
     and so is everything where it is INTERPRETED: Triton's interpreter gets `tl.dot` of bf16 wrong.
+    Of fp32, three products of 11 bits are one of 24.
     """
     if DOT:
         if factors.dtype == weights.dtype and not INTERPRETED:
-            return tl.dot(factors, tl.trans(weights), sums)
+            return tl.dot(factors, tl.trans(weights), sums, input_precision="tf32x3")
         else:
-            wide = tl.trans(weights.to(tl.float32))  # three products of 11 bits are one of 24
+            wide = tl.trans(weights.to(tl.float32))
             return tl.dot(factors.to(tl.float32), wide, sums, input_precision="tf32x3")
     else:
         return sums + factors.to(tl.float32)[:, None, :] * weights.to(tl.float32)[None, :, :]

@@ -38,6 +38,8 @@ from server.kernels.gpu.sums import ADD_PRODUCTS
 WARP_THREADS = 32
 SPREADS = (SPREAD_RUNS, SPREAD_TILES)
 DTYPES = tuple(product(TYPES, repeat=2))  # of activations and of values
+WIDE_READ = re.compile(r"\bld\.global\S*\.v4\.b32|\bcp\.async\.cg")
+CUT_PRODUCT = re.compile(r"tt\.dot .*inputPrecision = tf32 : tensor<\w+xf32>")
 ALIGNED = [["tt.divisibility", 16]]  # what Triton finds out of tensors' addresses when it launches
 
 
@@ -79,6 +81,8 @@ class Resources:
     threads: int
     spilled_bytes: int  # of a thread, stack included
     shared_bytes: int  # of a program
+    wide_reads: int  # instructions that read 16 bytes of the device's memory at once
+    cut_products: int  # of matrices in fp32, whose numbers TF32 cuts to 11 bits
 
 
 def sources() -> Iterator[Source]:
@@ -151,6 +155,8 @@ def resources_of(source: Source, processor: Processor) -> Resources:
         configuration.num_warps * WARP_THREADS,
         used["LOCAL"] + used["STACK"],
         int(made.metadata.shared),
+        len(WIDE_READ.findall(made.asm["ptx"])),
+        len(CUT_PRODUCT.findall(made.asm["ttir"])),
     )
 
 

@@ -81,7 +81,7 @@ def _multiply_slice(
     values = array(part, FIFTH, VALUES)
     pairs = start + tl.arange(0, TOKENS)
     is_own = pairs < read(slot, COUNT)
-    inputs = input_rows(part, slot, tokens, pairs, is_own)
+    inputs = input_rows(part, slot, tokens, pairs, is_own, RUN)
     begin, end = tl.load(bounds), tl.load(bounds + 1)
     sums = _sum_steps(x, inputs, is_own, columns, values, begin, end, RUN, TOKENS, STEPS)
     made = tl.sum(tl.reshape(tl.sum(sums, 1), [TOKENS, LANES, RUN]), 2)
@@ -120,6 +120,8 @@ def _sum_steps(
         is_step = (steps < end)[:, None]
         run = steps[:, None] * LANES + (numbers // RUN)[None, :]
         column = tl.load(columns + run, is_step, 0).to(tl.int32) + (numbers % RUN)[None, :]
+        if x.dtype.element_ty.primitive_bitwidth == 16:  # of wider ones, vectors spill registers
+            column = tl.max_contiguous(tl.multiple_of(column, [1, RUN]), [1, RUN])
         at = steps[:, None] * (LANES * RUN) + numbers[None, :]
         value = tl.load(values + at, is_step, 0.0).to(tl.float32)
         places = inputs[:, None, None] + column[None, :, :]

@@ -94,7 +94,7 @@ def _add_steps(
         _add_numbers(place, factor * value, value != 0.0, INTERPRETED)
 
 
-@partial(compiled, varying=("num_rows",))
+@partial(compiled, varying=("num_rows", "stride"))
 def _spread_tiles(
     scratch: tl.tensor,
     starts: tl.tensor,

@@ -78,11 +78,27 @@ def scale_of(part: tl.tensor) -> tl.tensor:
 
 @compiled
 def input_rows(
-    part: tl.tensor, slot: tl.tensor, tokens: tl.tensor, pairs: tl.tensor, is_own: tl.tensor
+    part: tl.tensor,
+    slot: tl.tensor,
+    tokens: tl.tensor,
+    pairs: tl.tensor,
+    is_own: tl.tensor,
+    RUN: tl.constexpr,
 ) -> tl.tensor:
-    """Where, among the activations `[T, WIDTH]`, those of a slot's `pairs` begin."""
-    token = tl.load(tokens + read(slot, PAIR) + pairs, is_own, 0)
-    return token.to(tl.int32) * read(part, WIDTH)
+    """Where, among the activations `[T, WIDTH]`, those of a slot's `pairs` begin.
+
+    WIDTH is a multiple of RUN. That is told here: of what a function returns it would be lost.
+    """
+    token = input_tokens(slot, tokens, pairs, is_own)
+    return tl.multiple_of(token * read(part, WIDTH), [RUN])
+
+
+@compiled
+def input_tokens(
+    slot: tl.tensor, tokens: tl.tensor, pairs: tl.tensor, is_own: tl.tensor
+) -> tl.tensor:
+    """Of which token of the step each of a slot's `pairs` is."""
+    return tl.load(tokens + read(slot, PAIR) + pairs, is_own, 0).to(tl.int32)
 
 
 @compiled

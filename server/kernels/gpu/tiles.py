@@ -57,7 +57,7 @@ def _multiply_tiles(
         if at * EDGE < read(part, ROWS):
             pairs = start + tl.arange(0, TOKENS)
             is_own = pairs < read(slot, COUNT)
-            inputs = input_rows(part, slot, tokens, pairs, is_own)
+            inputs = input_rows(part, slot, tokens, pairs, is_own, EDGE)
             made = _tile_row(part, x, inputs, is_own, at, VALUES, INTERPRETED, DOT, TOKENS, DEPTH)
             rows = rows_of_tile(at, read(part, ROWS), read(part, SIZE))
             store_rows(part, slot, target, pairs, rows, is_own[:, None], made)
@@ -95,6 +95,7 @@ def _tile_row(
         tiles = first + depth // EDGE
         is_tile = tiles < end
         column = tl.load(tile_columns + tiles, is_tile, 0).to(tl.int32) * EDGE + depth % EDGE
+        column = tl.max_contiguous(tl.multiple_of(column, [EDGE]), [EDGE])
         numbers = tiles * (EDGE * EDGE) + depth % EDGE
         places = numbers[None, :] + rows[:, None] * EDGE
         weights = tl.load(values + places, is_tile[None, :], 0.0)
