@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 from memories import ADAPTERS, KERNELS, ManualPool
 
-from server.adapters.delta import make_resident
+from server.adapters.delta import make_resident, resident_bytes
 from server.adapters.sharing import share
 
 
@@ -63,3 +63,9 @@ def test_an_adapter_laid_out_by_two_is_the_same() -> None:
     alone = make_resident("a0", ADAPTERS["a0"], KERNELS)
     assert shared.operands.keys() == alone.operands.keys()
     assert (shared.num_bytes, shared.entries) == (alone.num_bytes, alone.entries)
+
+
+def test_bytes_told_by_two_are_those_of_the_operands() -> None:
+    with ThreadPoolExecutor(2) as pool:
+        told = resident_bytes(ADAPTERS["a0"], KERNELS, partial(share, pool))
+    assert told == make_resident("a0", ADAPTERS["a0"], KERNELS).num_bytes
