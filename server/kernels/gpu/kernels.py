@@ -20,6 +20,7 @@ from server.kernels.gpu.places import put, take
 from server.kernels.gpu.rows import GATE_ROWS, NORM_ROWS, PLACE_HEADS
 from server.kernels.gpu.scratch import H100_COSTS, MatrixCosts
 from server.kernels.gpu.steps import needs
+from server.kernels.gpu.warming import warm_up
 from server.kernels.interface import AttentionBatch, DeltaBatch, Entries, Operand
 from server.kernels.recorded import (
     AttentionShape,
@@ -93,7 +94,10 @@ class GpuKernels(ReferenceKernels):
         return self._deltas.step_deltas(layers, capacity, kinds)
 
     def warm_up(self, weights: Iterable[Tensor]) -> None:
-        self._deltas.reserve(weights)
+        """Of deltas too; of all else a runner's steps do it."""
+        own = list(weights)
+        self._deltas.reserve(own)
+        warm_up(self.linear, self.operand, own)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         y = torch.empty_like(x)
