@@ -67,6 +67,7 @@ class StepInputs:
         self._tables = tables.reshape(rows, form.max_pages)
         self._host.zero_()
         self._places = [self._there[span] for span in spans]
+        self._listed: list[list[int]] = [[]] * rows  # pages of each row, as they were written last
         self._lengths: list[int] = [1] * rows
 
     @property
@@ -100,12 +101,14 @@ class StepInputs:
             numbers = (entry.token_ids[0], place, entry.sequence.rope_regime, slot)
             for column, number in zip(self._columns, numbers, strict=True):
                 column[row] = number
-            self._tables[row, : len(pages)] = pages
+            if pages != self._listed[row]:  # lists of the same numbers: compared in a microsecond
+                self._tables[row, : len(pages)] = self._listed[row] = list(pages)
         for column in self._columns:
             column[padding:] = 0
         own = np.arange(padding, self.rows)
         self._columns[-1][padding:] = first * size + own
         self._tables[padding:, 0] = first + own // size
+        self._listed[padding:] = [[]] * len(own)
         self._lengths[:] = [entry.end for entry in entries] + [1] * len(own)
         self._kernels.list_attention(
             self._work, range(padding + 1), self._lengths[:padding], self._form.attention

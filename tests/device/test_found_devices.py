@@ -66,14 +66,14 @@ REFUSED = {
 def test_a_gpu_that_cannot_be_used_is_refused_with_a_remedy(case: str) -> None:
     cuda, build, said = REFUSED[case]
     with pytest.raises(DeviceUnusable) as caught:
-        find_gpu(cuda, build)
+        find_gpu(cuda, build, {})
     assert said in str(caught.value)
     assert "--device cpu" in caught.value.remedy
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (8, 9), (9, 0), (12, 0)])
 def test_a_gpu_that_can_be_used_is_found(capability: tuple[int, int]) -> None:
-    device = find_gpu(FakeCuda(capability=capability), "13.0")
+    device = find_gpu(FakeCuda(capability=capability), "13.0", {})
     assert (device.name, device.place) == ("NVIDIA T4", torch.device("cuda", 0))
 
 
@@ -167,3 +167,17 @@ def test_kernels_that_do_not_fit_are_refused_by_their_setting(
     with pytest.raises(SettingsConflict) as caught:
         choose_kernels(chosen, device, choose_dtype(chosen, device))
     assert caught.value.key == key
+
+
+@pytest.mark.parametrize("own", [None, "backend:cudaMallocAsync"])
+def test_memory_is_taken_page_by_page_unless_an_operator_says_otherwise(own: str | None) -> None:
+    name = "PYTORCH_CUDA_ALLOC_CONF"
+    environment = {} if own is None else {name: own}
+    at_start: list[str] = []
+
+    class Starting(FakeCuda):
+        def init(self) -> None:
+            at_start.append(environment[name])
+
+    find_gpu(Starting(), "13.0", environment)
+    assert at_start == [own or "expandable_segments:True"]

@@ -1,7 +1,7 @@
 """A device's runner answers what the plain one does: recorded, padded, on the same kernels."""
 
 import weakref
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,7 +13,9 @@ from recorded_kernels import Deltas, LoggingDevice, StepKernels
 
 from server.adapters.composition import BASE, Composition
 from server.device.host import HostDevice
+from server.engine.scheduled import ScheduledSequence
 from server.engine.sequence import GenerationRequest, Mode
+from server.engine.step_inputs import StepInputs
 from server.kernels.recorded import Capacity
 from server.plan.steps import PRODUCTS_OF_ROW, buckets
 
@@ -275,3 +277,24 @@ def test_what_padding_reads_changes_nothing(real: RealEngine) -> None:
     for layer in (*served.runner.cache.keys, *served.runner.cache.values):
         layer[-2:] = torch.nan  # the spare pages
     assert answers(run_to_end(served.engine, requests)) == expected
+
+
+def test_a_rows_pages_are_written_down_when_they_change_alone(
+    real: RealEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled: list[tuple[int, int]] = []  # pages that were the former step's, and those that were not
+    fill = StepInputs.fill
+
+    def noting(inputs: StepInputs, entries: Sequence[ScheduledSequence]) -> None:
+        before = list(inputs._listed)
+        fill(inputs, entries)
+        pairs = zip(before, inputs._listed, strict=True)
+        own = [new is old for old, new in pairs][: len(entries)]
+        filled.append((own.count(True), own.count(False)))
+
+    monkeypatch.setattr(StepInputs, "fill", noting)
+    served = device_engine(real, HostDevice(), max_num_seqs=1, page_size=4)
+    run_to_end(served.engine, [request("0", [9, 5], max_tokens=13, ignore_eos=True)])
+    steps = filled[-12:]  # tokens 3 to 14, of which 5, 9 and 13 begin a page
+    assert steps.count((0, 1)) == 4
+    assert steps.count((1, 0)) == 8
