@@ -7,7 +7,8 @@ is in the page cache, so that reading is as fast as it can be and all else weigh
 repeat does in turn: `read`, the file's bytes; `verify`, read as an adapter and its digest compared,
 which no server may leave out; `check`, with every rule of form held against the base; and `load`,
 what a request waits for: through the tiers of memory, up to operands that can be multiplied, by two
-threads as in a server or by `one`. Medians; the last line is JSON.
+threads as in a server or by `one`. Medians of time, and of what processors spent on it, which says
+more where others compute beside; the last line is JSON.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -72,13 +74,15 @@ def main() -> None:
         stored = fabricate(Path(directory), arguments.layers, arguments.keep_ratio)
         num_bytes = stored.path.stat().st_size
         found = measure(stored, arguments.repeats)
-    table = Table("what", "ms", "of verify", "GB/s")
-    for name, ms in found.items():
-        rate = num_bytes / ms / 1e6
-        table.add_row(name, f"{ms:.1f}", f"{ms / found['verify']:.2f}", f"{rate:.2f}")
+    table = Table("what", "ms", "of verify", "GB/s", "CPU ms", "of verify")
+    basis = found["verify"]
+    for name, (ms, cpu) in found.items():
+        own = f"{ms:.1f}", f"{ms / basis.ms:.2f}", f"{num_bytes / ms / 1e6:.2f}"
+        table.add_row(name, *own, f"{cpu:.1f}", f"{cpu / basis.cpu_ms:.2f}")
     Console().print(table)
-    ratio = found["load"] / found["verify"]
-    print(json.dumps({"bytes": num_bytes, "ms": found, "load_over_verify": ratio}))
+    ratio, spent = found["load"].ms / basis.ms, {name: cpu for name, (_, cpu) in found.items()}
+    took = {name: ms for name, (ms, _) in found.items()}
+    print(json.dumps({"bytes": num_bytes, "ms": took, "cpu_ms": spent, "load_over_verify": ratio}))
 
 
 def fabricate(directory: Path, layers: int, keep_ratio: float) -> Stored:
@@ -100,8 +104,15 @@ def _delta(name: str, source: np.random.Generator, keep_ratio: float) -> Element
     )
 
 
-def measure(stored: Stored, repeats: int) -> Mapping[str, float]:
-    """Median milliseconds of each way; they take turns."""
+class Spent(NamedTuple):
+    """Medians."""
+
+    ms: float
+    cpu_ms: float  # of all threads together
+
+
+def measure(stored: Stored, repeats: int) -> Mapping[str, Spent]:
+    """What each way takes; they take turns."""
     pool = start_pool("adapters", LOADERS)
     ways: Mapping[str, Callable[[], object]] = {
         "read": stored.path.read_bytes,
@@ -110,13 +121,14 @@ def measure(stored: Stored, repeats: int) -> Mapping[str, float]:
         "load, one": lambda: load(stored, pool, in_turn),
         "load": lambda: load(stored, pool, partial(share, pool)),
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    times: dict[str, list[Spent]] = {name: [] for name in ways}
     for _ in range(repeats + 1):
         for name, way in ways.items():
-            start = time.perf_counter()
+            start = time.perf_counter(), time.process_time()
             way()
-            times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: median(own[1:]) for name, own in times.items()}
+            end = time.perf_counter(), time.process_time()
+            times[name].append(Spent((end[0] - start[0]) * 1e3, (end[1] - start[1]) * 1e3))
+    return {name: Spent(*map(median, zip(*own[1:], strict=True))) for name, own in times.items()}
 
 
 def load(stored: Stored, pool: Executor, each: Each) -> None:
