@@ -14,7 +14,8 @@ from server.device.cuda import CudaDevice
 from server.device.errors import DeviceUnusable
 
 OLDEST = (8, 0)  # compute capability that the kernels are compiled for: bf16 and its products
-ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # read when CUDA starts
+ALLOCATOR, BY_PAGES = "PYTORCH_ALLOC_CONF", "expandable_segments:True"  # read when CUDA starts
+FORMER_ALLOCATOR = "PYTORCH_CUDA_ALLOC_CONF"  # read before it, still
 ON_CPU = "serve on a CPU with --device cpu"
 ASK_DRIVER = f"see what nvidia-smi says, or {ON_CPU}"
 
@@ -43,7 +44,8 @@ def find_gpu(
     if build is None:
         reason = f"this torch ({torch.__version__}) is a build without CUDA"
         raise DeviceUnusable(reason, f"install one with CUDA, or {ON_CPU}")
-    environment.setdefault(*ALLOCATOR)
+    if FORMER_ALLOCATOR not in environment:
+        environment.setdefault(ALLOCATOR, BY_PAGES)
     try:
         cuda.init()
     except (AssertionError, RuntimeError) as error:

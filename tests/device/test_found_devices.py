@@ -11,7 +11,7 @@ from server.adapters.delta import make_resident
 from server.choices import choose_device, choose_dtype, choose_kernels
 from server.device import found
 from server.device.errors import DeviceUnusable
-from server.device.found import find_gpu
+from server.device.found import ALLOCATOR, FORMER_ALLOCATOR, find_gpu
 from server.device.host import HostDevice
 from server.device.interface import Device
 from server.kernels.reference import ReferenceKernels
@@ -169,15 +169,15 @@ def test_kernels_that_do_not_fit_are_refused_by_their_setting(
     assert caught.value.key == key
 
 
-@pytest.mark.parametrize("own", [None, "backend:cudaMallocAsync"])
-def test_memory_is_taken_page_by_page_unless_an_operator_says_otherwise(own: str | None) -> None:
-    name = "PYTORCH_CUDA_ALLOC_CONF"
-    environment = {} if own is None else {name: own}
-    at_start: list[str] = []
+@pytest.mark.parametrize("own", [{}, {ALLOCATOR: "x:1"}, {FORMER_ALLOCATOR: "x:1"}], ids=named)
+def test_memory_is_taken_page_by_page_unless_an_operator_says_otherwise(
+    own: dict[str, str],
+) -> None:
+    environment, at_start = dict(own), dict[str, str]()
 
     class Starting(FakeCuda):
         def init(self) -> None:
-            at_start.append(environment[name])
+            at_start.update(environment)
 
     find_gpu(Starting(), "13.0", environment)
-    assert at_start == [own or "expandable_segments:True"]
+    assert at_start == (own or {ALLOCATOR: "expandable_segments:True"})
