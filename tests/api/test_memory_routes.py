@@ -125,9 +125,9 @@ def test_a_load_that_hangs_holds_up_no_running_request(
     blobs = type(server.services.store._blobs)
     load = blobs.load
 
-    def hang(self: Any, digest: str) -> Any:
+    def hang(self: Any, digest: str, each: Any) -> Any:
         assert go_on.wait(20)
-        return load(self, digest)
+        return load(self, digest, each)
 
     with server.http() as http, ThreadPoolExecutor(1) as pool:
         ask(http, warm)

@@ -230,7 +230,7 @@ def test_a_broken_engine_is_asked_nothing_more_and_leaves_nobody_waiting(
         setting.runner.gate.clear()
         names = ["read", "closed", "closed too"]
         streams = [setting.loop.submit(request(n, [1]), setting.lease(n)) for n in names]
-        await until(lambda: setting.engine.stats().num_running == 3)
+        await until(lambda: setting.engine.stats().num_running > 0)  # the step waits, with some
         with monkeypatch.context() as broken:
             broken.setattr(setting.engine, "abort", defect)
             for stream in streams[1:]:
