@@ -10,7 +10,8 @@ MEMORY = 0.95  # of what is known, what stays after a step
 LEAST = 16  # tokens that prompts, or the less urgent alone, get always: single ones teach nothing
 OUTLIER = 4.0  # a step that took more times what was foretold was held up, and counts as so many
 SLOWDOWN = 0.25  # the most that less urgent tokens add to the time of a step, as a share
-STEP_S = 0.2  # of a step that someone waits for: prompts beside streams, the less urgent alone
+PROMPTS_S = 0.3  # of a step of prompts beside streams, which wait meanwhile: longer ones pay less
+ALONE_S = 0.2  # of a step of the less urgent alone: who comes waits for its end
 TILE = 32  # products of a multiple of so many rows cost least a row; one more costs up to 35 %
 
 UNBOUNDED = sys.maxsize
@@ -36,12 +37,12 @@ class Pace:
     def prompt_room(self, num_streams: int, num_prompts: int) -> int:
         """Tokens that so many waiting prompts have in a step with so many streams.
 
-        The step takes `STEP_S`, or twice as long as the streams alone where that is more. Where
+        The step takes `PROMPTS_S`, or twice as long as the streams alone where that is more. Where
         more prompts wait than there are streams, as many times as long: fewer wait for more. All
         in all they are whole tiles if that leaves the prompts any.
         """
         streams, share = self._predicted(num_streams), max(1.0, num_prompts / num_streams)
-        room = max(LEAST, self._within(max(share * STEP_S - streams, streams)))
+        room = max(LEAST, self._within(max(share * PROMPTS_S - streams, streams)))
         tiled = (num_streams + room) // TILE * TILE - num_streams
         return tiled if tiled >= LEAST else room
 
@@ -49,7 +50,7 @@ class Pace:
         """Less urgent tokens that may join a step of `num_tokens` urgent ones, at least one."""
         if num_tokens:
             return max(1, self._within(SLOWDOWN * self._predicted(num_tokens)))
-        return max(LEAST, self._within(STEP_S - self._predicted(0)))
+        return max(LEAST, self._within(ALONE_S - self._predicted(0)))
 
     def _within(self, seconds: float) -> int:
         slope = self._slope()

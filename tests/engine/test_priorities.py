@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from server.engine.config import EngineConfig
 from server.engine.errors import QueueFull
-from server.engine.pace import LEAST, SLOWDOWN, STEP_S, TILE, Pace
+from server.engine.pace import ALONE_S, LEAST, PROMPTS_S, SLOWDOWN, TILE, Pace
 from server.engine.sequence import GenerationRequest
 
 Chunk = tuple[str, int, int]  # request, first token, tokens
@@ -128,7 +128,7 @@ def test_a_step_with_live_requests_has_little_room_for_the_others() -> None:
     assert shares["live"] == 2
     assert 1 <= shares["late"] <= SLOWDOWN * 0.044 / 0.002
     engine.abort("live")
-    engine.scheduler.pace = known_pace(fixed_s=0.0, token_s=STEP_S / 20.5)
+    engine.scheduler.pace = known_pace(fixed_s=0.0, token_s=ALONE_S / 20.5)
     engine.step()
     assert [e.num_tokens for e in runner.batches[-1].entries] == [20]
 
@@ -151,13 +151,13 @@ def test_the_less_urgent_make_steps_longer_by_a_quarter_once_the_machine_is_know
     assert extra == 1 or token_s * extra <= SLOWDOWN * alone * 1.05
 
 
-@given(st.floats(0.001, 0.75 * STEP_S), st.floats(1e-5, 0.01))
+@given(st.floats(0.001, 0.75 * ALONE_S), st.floats(1e-5, 0.01))
 def test_a_step_of_the_less_urgent_alone_ends_soon(fixed_s: float, token_s: float) -> None:
     pace, extra = Pace(), 0
     for _ in range(200):
         extra = min(512, pace.room(0))
         pace.note(extra, fixed_s + token_s * extra)
-    assert extra == LEAST or fixed_s + token_s * extra <= STEP_S * 1.05
+    assert extra == LEAST or fixed_s + token_s * extra <= ALONE_S * 1.05
 
 
 def test_single_tokens_for_long_leave_room_for_more_than_single_ones() -> None:
@@ -185,11 +185,11 @@ def test_prompts_beside_streams_keep_the_step_short(
         extra = min(512, pace.prompt_room(streams, 1))
         pace.note(streams + extra, fixed_s + token_s * (streams + extra))
     alone = fixed_s + token_s * streams
-    assert extra == LEAST or alone + token_s * extra <= 1.05 * max(STEP_S, 2 * alone)
+    assert extra == LEAST or alone + token_s * extra <= 1.05 * max(PROMPTS_S, 2 * alone)
 
 
 def test_prompts_get_longer_steps_where_more_of_them_wait_than_there_are_streams() -> None:
-    pace = known_pace(fixed_s=0.0, token_s=STEP_S / 100)
+    pace = known_pace(fixed_s=0.0, token_s=PROMPTS_S / 100)
     assert pace.prompt_room(2, 2) == pace.prompt_room(2, 1) == 96 - 2
     assert pace.prompt_room(2, 6) == 288 - 2
 
