@@ -8,7 +8,7 @@ import sys
 
 MEMORY = 0.95  # of what is known, what stays after a step
 LEAST = 16  # tokens that prompts, or the less urgent alone, get always: single ones teach nothing
-OUTLIER = 4.0  # a step that took more times what was foretold was held up, and counts as so many
+OUTLIER = 2.0  # a step that took more times what was foretold was held up, and counts as so many
 SLOWDOWN = 0.25  # the most that less urgent tokens add to the time of a step, as a share
 PROMPTS_S = 0.3  # of a step of prompts beside streams, which wait meanwhile: longer ones pay less
 ALONE_S = 0.2  # of a step of the less urgent alone: who comes waits for its end

@@ -223,14 +223,14 @@ def test_streams_get_their_token_in_every_step_whatever_prompts_come() -> None:
 
 def test_prompts_beside_streams_are_cut_and_prompts_alone_are_not() -> None:
     engine, runner = fake_engine(config(max_num_batched_tokens=32, max_num_seqs=8))
-    engine.scheduler.pace = known_pace(fixed_s=0.01, token_s=STEP_S / 21)
+    engine.scheduler.pace = known_pace(fixed_s=0.01, token_s=PROMPTS_S / 21)
     engine.add(request("prompt", range(50), max_tokens=9))
     engine.step()
     assert [e.num_tokens for e in runner.batches[-1].entries] == [32]
-    engine.scheduler.pace = known_pace(fixed_s=0.01, token_s=STEP_S / 21)
+    engine.scheduler.pace = known_pace(fixed_s=0.01, token_s=PROMPTS_S / 21)
     engine.step()
     engine.add(request("late", range(100, 150), max_tokens=1))
-    engine.scheduler.pace = known_pace(fixed_s=0.01, token_s=STEP_S / 21)
+    engine.scheduler.pace = known_pace(fixed_s=0.01, token_s=PROMPTS_S / 21)
     engine.step()
     assert [e.num_tokens for e in runner.batches[-1].entries] == [1, 19]
 
