@@ -104,15 +104,20 @@ class TokenPairs:
     coefficients: Tensor  # [num_pairs] fp32; shares multiply those of `routed` pairs
     routed: tuple[RoutedRows, ...] = ()
     there: SentShares | None = None  # those of `routed`, if they were sent
+    touched: frozenset[str] = field(init=False)  # layers that any of the adapters changes
+
+    def __post_init__(self) -> None:
+        touched = frozenset[str]().union(*(adapter.operands for adapter in self.adapters))
+        object.__setattr__(self, "touched", touched)
 
     def for_layer(self, name: str, x: Tensor) -> DeltaBatch | None:
         """The deltas of the linear layer `name`; None where no adapter of the step touches it.
 
         `x [T, in]` is the layer's input, from which routers take shares.
         """
-        operands = [adapter.operands.get(name, ()) for adapter in self.adapters]
-        if not any(operands):
+        if name not in self.touched:
             return None
+        operands = [adapter.operands.get(name, ()) for adapter in self.adapters]
         if not self.routed:
             return DeltaBatch(operands, self.offsets, self.tokens, self.coefficients)
         own = self.there or SentShares(self.coefficients, self.routed)

@@ -1,6 +1,7 @@
 """The compiled layouts of deltas: weights of several windows, every dtype, groups of every size."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,11 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from adapters_store.adapter import BlockDelta, ElementDelta, LowRankDelta, WeightDelta
+from adapters_store.adapter import (
+    BiasDelta,
+    BlockDelta,
+    ElementDelta,
+    LowRankDelta,
+    WeightDelta,
+)
 from server.kernels.cpu import operands
+from server.kernels.cpu.compiled import compiled
 from server.kernels.cpu.kernels import CpuKernels
 from server.kernels.cpu.operands import RUNS, TILES, can_compile, compile_delta, window_rows
-from server.kernels.cpu.vectors import LANES
+from server.kernels.cpu.vectors import LANES, turn
 from server.kernels.interface import DeltaBatch
 
 SHAPE = (656, 48)  # 3 windows, the last of them smaller
@@ -63,7 +71,14 @@ MAKERS = {
 }
 
 
-def products(delta: WeightDelta, x: Tensor, counts: Sequence[int]) -> Tensor:
+@compiled
+def vectors_turned(numbers: Any, at: int, to: Any, to_at: int, stride: int) -> None:
+    turn(numbers, at, to, to_at, stride)
+
+
+def products(
+    delta: WeightDelta, x: Tensor, counts: Sequence[int], weight: Tensor | None = None
+) -> Tensor:
     """Every row of `x` times the delta, in segments of `counts` rows, each an adapter's."""
     offsets = [0]
     for count in counts:
@@ -74,7 +89,8 @@ def products(delta: WeightDelta, x: Tensor, counts: Sequence[int]) -> Tensor:
         tokens=torch.arange(len(x)),
         coefficients=torch.linspace(-1, 1, len(x)),
     )
-    return KERNELS.linear(x, KERNELS.pack(torch.zeros(SHAPE)), batch)
+    weight = torch.zeros(SHAPE) if weight is None else weight
+    return KERNELS.linear(x, KERNELS.pack(weight), batch)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -98,6 +114,49 @@ def test_row_has_the_same_bits_in_groups_of_any_size(name: str) -> None:
     alone = products(delta, x, [1] * 40)
     for counts in ([40], [5, 6, 29], [16, 16, 8], [15, 17, 2, 6]):
         assert torch.equal(products(delta, x, counts), alone)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(37, 29), (272, 16), (1, 70), (90, 133)])
+def test_shapes_that_fill_no_vector_multiply_as_meant(shape: tuple[int, int], dtype: str) -> None:
+    """Alone and in groups, to the same bits: the ends of rows and of windows are counted once."""
+    source = torch.Generator().manual_seed(6)
+    numel = shape[0] * shape[1]
+    indices = torch.randperm(numel, generator=source)[: numel // 3].sort().values.int()
+    values = torch.randn(len(indices), generator=source).to(DTYPES[dtype])
+    a, b = torch.randn(3, shape[1]), torch.randn(shape[0], 3)
+    bias = torch.randn(shape[0], generator=source).to(DTYPES[dtype])
+    x, weight = torch.randn(23, shape[1], generator=source), torch.zeros(shape)
+    deltas: list[WeightDelta] = [
+        ElementDelta(layer="l", shape=shape, indices=indices, values=values),
+        LowRankDelta(layer="l", shape=shape, a=a.to(DTYPES[dtype]), b=b.to(DTYPES[dtype])),
+        BiasDelta(layer="l", shape=shape, bias=bias),
+    ]
+    for delta in deltas:
+        together, alone = products(delta, x, [23], weight), products(delta, x, [1] * 23, weight)
+        assert torch.equal(together, alone)
+        meant = x.double() @ delta.dense().double().T if delta is not deltas[2] else bias.double()
+        expected = meant * torch.linspace(-1, 1, 23)[:, None]
+        torch.testing.assert_close(together.double(), expected, rtol=1e-5, atol=2e-5)
+
+
+def test_operands_take_the_bytes_that_were_told() -> None:
+    """Low-rank ones have zeros at the ends of B's columns."""
+    source = torch.Generator().manual_seed(7)
+    a, b = torch.randn(3, 20, generator=source), torch.randn(37, 3, generator=source)
+    delta = LowRankDelta(layer="l", shape=(37, 20), a=a, b=b)
+    assert KERNELS.operand(delta).num_bytes == KERNELS.operand_bytes(delta)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 40), st.integers(0, 3))
+def test_square_is_turned_wherever_it_lies(seed: int, at: int, gap: int) -> None:
+    numbers = np.random.default_rng(seed).standard_normal(at + LANES * LANES).astype(np.float32)
+    made = np.zeros(at + LANES * (LANES + gap), np.float32)
+    vectors_turned(numbers, at, made, at, LANES + gap)
+    rows = made[at:].reshape(LANES, LANES + gap)
+    assert np.array_equal(rows[:, :LANES], numbers[at:].reshape(LANES, LANES).T)
+    assert not rows[:, LANES:].any()
+    assert not made[:at].any()
 
 
 def test_outlier_changes_no_bit_of_another_token() -> None:

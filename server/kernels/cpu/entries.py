@@ -10,7 +10,7 @@ import torch
 from numba import carray
 
 from server.kernels.cpu.compiled import compiled
-from server.kernels.cpu.operands import FIRST, INNER, CompiledOperand, window_rows
+from server.kernels.cpu.operands import CompiledOperand, window_rows
 from server.kernels.cpu.packed_numbers import PlaceMap
 from server.kernels.cpu.pointers import pointer, widen_row
 from server.kernels.cpu.threads import run_tasks
@@ -23,7 +23,8 @@ def operand_entries(operand: CompiledOperand, places: PlaceMap, threads: int) ->
     num_rows = len(places.rows)
     window = window_rows(num_rows)
     starts = np.zeros(-(-num_rows // window) + 1, np.int64)
-    own = (operand.dtype, operand.size, *operand.descriptor[FIRST:INNER])
+    addresses = (array.ctypes.data for array in operand.arrays)
+    own = (operand.dtype, operand.size, *addresses)
     count_entries(own, num_rows, window, starts, threads)
     found = np.empty(starts[-1], np.int64)
     values = np.empty(starts[-1], np.float32)

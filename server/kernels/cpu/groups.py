@@ -10,7 +10,7 @@ import numpy as np
 
 from server.kernels.cpu.compiled import compiled
 from server.kernels.cpu.threads import run_tasks
-from server.kernels.cpu.vectors import LANES
+from server.kernels.cpu.vectors import LANES, copy, turn
 
 FEW = 5  # tokens of a small group
 ALONE = -1  # where the transposed activations of a small group are not
@@ -70,10 +70,14 @@ def _transpose(task: int, groups: Any, pairs: Any) -> None:
     first, past, place = groups.spans[task]
     if place == ALONE:
         return
-    made = groups.transposed[place]
-    if past - first < LANES:
-        made[:] = 0
+    x, width, made = pairs.x.reshape(-1), pairs.x.shape[1], groups.transposed[place]
+    square = np.zeros(LANES * LANES, np.float32)
+    whole = width // LANES * LANES
+    for column in range(0, whole, LANES):
+        for pair in range(first, past):
+            copy(square, (pair - first) * LANES, x, pairs.tokens[pair] * width + column, LANES)
+        turn(square, 0, made, column * LANES, LANES)
+    made[whole * LANES :] = 0
     for pair in range(first, past):
-        row = pairs.x[pairs.tokens[pair]]
-        for i in range(len(row)):
-            made[i * LANES + pair - first] = row[i]
+        for column in range(whole, width):
+            made[column * LANES + pair - first] = pairs.x[pairs.tokens[pair], column]

@@ -39,7 +39,7 @@ SERIAL_NUMBERS = 8192  # of fewer, no second thread is worth waking
 class CpuKernels(ReferenceKernels):
     """`Kernels` for fp32 activations on a CPU."""
 
-    name = "cpu/3"
+    name = "cpu/4"
 
     def __init__(self) -> None:
         super().__init__("cpu")
@@ -90,14 +90,13 @@ class CpuKernels(ReferenceKernels):
         segments, compiled, others = _parted(deltas.operands)
         y = super().linear(x, weight, replace(deltas, operands=others) if others else None)
         if compiled:
-            table = np.concatenate([own.descriptor for own in compiled])
-            table = table.reshape(-1, NUM_COLUMNS)
+            descriptors = bytearray().join([own.descriptor for own in compiled])
+            table = np.frombuffer(descriptors, np.int64).reshape(-1, NUM_COLUMNS)
             table[:, SEGMENT] = segments
             add_deltas(
                 y.numpy(),
                 x.numpy(),
                 table,
-                np.array([own.scale for own in compiled], np.float32),
                 np.array(deltas.offsets),
                 deltas.tokens.numpy(),
                 deltas.coefficients.numpy(),

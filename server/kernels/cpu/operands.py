@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from adapters_store.adapter import BiasDelta, BlockDelta, ElementDelta, LowRankDelta, WeightDelta
 from adapters_store.canonical import round_to_fp32
@@ -26,7 +27,8 @@ WINDOW_ROWS = 256  # at most
 MOST_COLUMNS = 1 << 16  # that a column's two bytes can tell apart
 RUNS, TILES, LOW_RANK, BIAS = range(4)  # kinds of descriptor
 # Columns of the table that loops read: a row is an operand of a step.
-SEGMENT, KIND, DTYPE, SIZE, FIRST, SECOND, THIRD, FOURTH, INNER, NUM_COLUMNS = range(10)
+SEGMENT, KIND, DTYPE, SIZE, SCALE, FIRST, SECOND, THIRD, FOURTH, INNER, NUM_COLUMNS = range(11)
+STRIDE = THIRD  # of a low-rank delta, which has but two arrays
 STORED_AS = {4: torch.float32, 2: torch.uint16}  # by bytes of a number
 CODES = {torch.float32: FP32, torch.bfloat16: BF16, torch.float16: FP16}
 
@@ -41,7 +43,8 @@ class CompiledOperand:
     int32 `[slices + 1]`; rows within the window, uint8 `[slices * LANES]`; first columns, uint16
     `[steps * LANES]`; values `[steps, size, LANES]`. `TILES` are runs of `CHAINS` or a multiple
     where the rows of a slice have the same columns at every step.
-    Of `LOW_RANK`, `size` being the rank: A `[rank, in]`, B's columns `[rank, out]`.
+    Of `LOW_RANK`, `size` being the rank: A `[rank, in]`, B's columns `[rank, stride]`, zeros at
+    their ends.
     Of `BIAS`, `size` 1: the bias `[out]`.
     """
 
@@ -50,13 +53,17 @@ class CompiledOperand:
     size: int
     arrays: tuple[Numbers, ...]
     scale: float
-    descriptor: NDArray[np.int64] = field(init=False)  # a row of the loops' table, with addresses
+    descriptor: bytes = field(init=False)  # a row of the loops' table, with addresses
 
     def __post_init__(self) -> None:
         addresses = [array.ctypes.data for array in self.arrays]
         row = np.zeros(NUM_COLUMNS, np.int64)
-        row[KIND : FIRST + len(addresses)] = (self.kind, self.dtype, self.size, *addresses)
-        object.__setattr__(self, "descriptor", row)
+        row[KIND:SCALE] = (self.kind, self.dtype, self.size)
+        row[SCALE : SCALE + 1].view(np.float64)[:] = self.scale
+        row[FIRST : FIRST + len(addresses)] = addresses
+        if self.kind == LOW_RANK:
+            row[STRIDE] = self.arrays[1].shape[1]
+        object.__setattr__(self, "descriptor", row.tobytes())
 
     @property
     def num_bytes(self) -> int:
@@ -129,6 +136,9 @@ def compiled_bytes(delta: WeightDelta, order_of: OrderOf = order_of) -> int:
             order = order_of(delta)
             padded = _num_runs(order) * (2 + _run_of(delta) * delta.values.element_size())
             return order.starts.nbytes + order.rows.nbytes + padded
+        case LowRankDelta():
+            rows = delta.a.shape[1] + _whole_lanes(len(delta.b))
+            return len(delta.a) * rows * delta.a.element_size()
     return delta.num_bytes
 
 
@@ -141,7 +151,8 @@ def compile_delta(delta: WeightDelta, order_of: OrderOf = order_of) -> CompiledO
             kind = TILES if run % CHAINS == 0 and _are_shared(arrays[2]) else RUNS
             return CompiledOperand(kind, CODES[delta.values.dtype], run, arrays, scale)
         case LowRankDelta():
-            arrays, rank = (_copied(delta.a), _copied(delta.b.T)), len(delta.a)
+            columns = pad(delta.b.T, (0, _whole_lanes(len(delta.b)) - len(delta.b)))
+            arrays, rank = (_copied(delta.a), _copied(columns)), len(delta.a)
             return CompiledOperand(LOW_RANK, CODES[delta.a.dtype], rank, arrays, scale)
         case BiasDelta():
             arrays = (_copied(delta.bias),)
@@ -163,6 +174,10 @@ def _stored(values: Tensor) -> Numbers:
     """`values` where they lie, 16-bit numbers as their bits."""
     own = values.detach().contiguous()
     return own.view(STORED_AS[own.element_size()]).numpy()
+
+
+def _whole_lanes(rows: int) -> int:
+    return -(-rows // LANES) * LANES
 
 
 def _run_of(delta: ElementDelta | BlockDelta) -> int:

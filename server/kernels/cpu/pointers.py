@@ -4,6 +4,7 @@ A mixed batch has any number of operands of any dtype, which Numba's arguments c
 gets a table of addresses, and makes arrays of them again. Its caller keeps the memory alive.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,15 @@ def widen_row(address: int, dtype: int, first: int, row: Any) -> None:
             row[i] = _widened_fp16(fp16[i])
 
 
+@compiled
+def widen_number(address: int, dtype: int, at: int) -> Any:
+    """Number `at` of those stored at `address`, as fp32."""
+    if dtype == FP32:
+        return carray(pointer(address), (at + 1,), np.float32)[at]
+    bits = carray(pointer(address), (at + 1,), np.uint16)[at]
+    return _widened_bf16(bits) if dtype == BF16 else _widened_fp16(bits)
+
+
 def load_stored(builder: Any, address: Any, code: int, at: Any, lanes: int) -> Any:
     """`lanes` numbers stored as `code` tells, from number `at` on, as fp32: a vector, or one."""
     element, widen = STORED[code]
@@ -97,6 +107,20 @@ def _of_fp16(builder: Any, bits: Any, lanes: int) -> Any:
 
 
 STORED = ((FLOAT, _same), (HALF_WORD, _of_bf16), (HALF_WORD, _of_fp16))
+
+
+def by_stored(builder: Any, dtype: Any, emit: Callable[[int], None]) -> None:
+    """Code that `emit(code)` writes for every dtype; the one that `dtype` tells is run."""
+    done = builder.append_basic_block("done")
+    blocks = [builder.append_basic_block(f"stored.{code}") for code in range(len(STORED))]
+    chosen = builder.switch(dtype, blocks[0])
+    for code, block in enumerate(blocks):
+        if code:
+            chosen.add_case(ir.Constant(dtype.type, code), block)
+        builder.position_at_end(block)
+        emit(code)
+        builder.branch(done)
+    builder.position_at_end(done)
 
 
 def _number_widened(widen: Any) -> Any:

@@ -9,28 +9,30 @@ bits.
 """
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from server.kernels.cpu.pointers import STORED, load_stored
+from server.kernels.cpu.pointers import by_stored, load_stored
 from server.kernels.cpu.vectors import (
     INDEX,
     LANES,
+    NOTHING,
     UNDEFINED,
-    VECTOR,
     WORD,
     broadcast,
+    fma,
     load,
     start_of,
     store,
 )
 
 CHAINS = 4
+ROWS = 4  # of a slice that are summed at a time for many tokens
 LANE_COUNT, ZERO, ONE = ir.Constant(INDEX, LANES), ir.Constant(INDEX, 0), ir.Constant(INDEX, 1)
-NOTHING = ir.Constant(VECTOR, [0.0] * LANES)
 
 
 class _Slice:
@@ -48,14 +50,22 @@ class _Slice:
         at = builder.add(builder.mul(step, LANE_COUNT), lane)
         return builder.zext(builder.load(builder.gep(self.columns, [at])), INDEX)
 
+    def tokens(self, builder: Any, column: Any, inner: Any) -> Any:
+        """An activation of every token."""
+        return load(builder, self.x, builder.mul(builder.add(column, inner), LANE_COUNT))
+
+    def value(self, builder: Any, at: Any, lane: Any) -> Any:
+        return broadcast(builder, self.numbers(builder, builder.add(at, lane), 1))
+
     def numbers(self, builder: Any, at: Any, lanes: int) -> Any:
         return load_stored(builder, self.values, self.code, at, lanes)
 
 
-Products = Callable[[Any, _Slice, Any, Any, Any], tuple[Any, Any]]
+Factors = list[tuple[Any, Any]]  # of each sum that is taken at once
+Products = Callable[[Any, _Slice, Any, Any, Any], Factors]
 
 
-def _of_rows(builder: Any, own: _Slice, step: Any, inner: Any, at: Any) -> tuple[Any, Any]:
+def _of_rows(builder: Any, own: _Slice, step: Any, inner: Any, at: Any) -> Factors:
     """Values of all rows of the slice, and what each is multiplied by."""
     factors = UNDEFINED
     for number in range(LANES):
@@ -63,44 +73,56 @@ def _of_rows(builder: Any, own: _Slice, step: Any, inner: Any, at: Any) -> tuple
         column = builder.add(own.column(builder, step, lane), inner)
         factor = builder.load(builder.gep(own.x, [column]))
         factors = builder.insert_element(factors, factor, ir.Constant(WORD, number))
-    return own.numbers(builder, at, LANES), factors
+    return [(own.numbers(builder, at, LANES), factors)]
 
 
-def _of_tile(builder: Any, own: _Slice, step: Any, inner: Any, at: Any) -> tuple[Any, Any]:
+def _of_tile(builder: Any, own: _Slice, step: Any, inner: Any, at: Any) -> Factors:
     """The same where all rows have the same columns."""
     column = builder.add(own.column(builder, step, ZERO), inner)
     factor = builder.load(builder.gep(own.x, [column]))
-    return own.numbers(builder, at, LANES), broadcast(builder, factor)
+    return [(own.numbers(builder, at, LANES), broadcast(builder, factor))]
 
 
-def _of_tokens(builder: Any, own: _Slice, step: Any, inner: Any, at: Any) -> tuple[Any, Any]:
-    """The value of one row, and what it is multiplied by for every token."""
-    value = own.numbers(builder, builder.add(at, own.lane), 1)
-    column = builder.add(own.column(builder, step, own.lane), inner)
-    factors = load(builder, own.x, builder.mul(column, LANE_COUNT))
-    return broadcast(builder, value), factors
+def _of_tokens(builder: Any, own: _Slice, step: Any, inner: Any, at: Any) -> Factors:
+    """The values of some rows, and what each is multiplied by for every token."""
+    lanes = [builder.add(own.lane, ir.Constant(INDEX, row)) for row in range(ROWS)]
+    columns = [own.column(builder, step, lane) for lane in lanes]
+    return [
+        (own.value(builder, at, lane), own.tokens(builder, column, inner))
+        for lane, column in zip(lanes, columns, strict=True)
+    ]
 
 
-def _sum(builder: Any, own: _Slice, products: Products, run: Any, chains: int) -> None:
-    """Fill the slice's sums; `run` is a multiple of `chains`."""
-    totals = [cgutils.alloca_once_value(builder, NOTHING) for _ in range(chains)]
-    for total in totals:
+def _of_tile_tokens(builder: Any, own: _Slice, step: Any, inner: Any, at: Any) -> Factors:
+    """The same where all rows have the same columns."""
+    factors = own.tokens(builder, own.column(builder, step, ZERO), inner)
+    lanes = [builder.add(own.lane, ir.Constant(INDEX, row)) for row in range(ROWS)]
+    return [(own.value(builder, at, lane), factors) for lane in lanes]
+
+
+def _sum(builder: Any, own: _Slice, products: Products, sums: int, run: Any, chains: int) -> None:
+    """Fill the slice's `sums` vectors of sums; `run` is a multiple of `chains`."""
+    totals = [
+        [cgutils.alloca_once_value(builder, NOTHING) for _ in range(chains)] for _ in range(sums)
+    ]
+    for total in chain.from_iterable(totals):
         builder.store(NOTHING, total)
-    kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
-    fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32")
     count = builder.udiv(run, ir.Constant(INDEX, chains))
     with (
         cgutils.for_range(builder, own.steps) as outer,
         cgutils.for_range(builder, count) as group,
     ):
-        for chain, total in enumerate(totals):
+        for number in range(chains):
             first = builder.mul(group.index, ir.Constant(INDEX, chains))
-            inner = builder.add(first, ir.Constant(INDEX, chain))
-            number = builder.add(builder.mul(outer.index, run), inner)
-            at = builder.add(builder.mul(number, LANE_COUNT), own.values_at)
-            pair = products(builder, own, outer.index, inner, at)
-            builder.store(builder.call(fma, [*pair, builder.load(total)]), total)
-    store(builder, _joined(builder, [builder.load(total) for total in totals]), own.sums, ZERO)
+            inner = builder.add(first, ir.Constant(INDEX, number))
+            place = builder.add(builder.mul(outer.index, run), inner)
+            at = builder.add(builder.mul(place, LANE_COUNT), own.values_at)
+            pairs = products(builder, own, outer.index, inner, at)
+            for pair, total in zip(pairs, (those[number] for those in totals), strict=True):
+                builder.store(fma(builder, *pair, builder.load(total)), total)
+    for at, those in enumerate(totals):
+        joined = _joined(builder, [builder.load(total) for total in those])
+        store(builder, joined, own.sums, ir.Constant(INDEX, at * LANES))
 
 
 def _joined(builder: Any, sums: list[Any]) -> Any:
@@ -110,30 +132,33 @@ def _joined(builder: Any, sums: list[Any]) -> Any:
     return sums[0]
 
 
-def _sum_by_run(builder: Any, own: _Slice, products: Products) -> None:
+def _sum_by_run(builder: Any, own: _Slice, products: Products, sums: int) -> None:
     """By a loop of its own for runs of one, in which the compiler knows that they are."""
     rest = builder.urem(own.run, ir.Constant(INDEX, CHAINS))
     with builder.if_else(builder.icmp_unsigned("==", own.run, ONE)) as (is_one, is_run):
         with is_one:
-            _sum(builder, own, products, ONE, 1)
+            _sum(builder, own, products, sums, ONE, 1)
         with (
             is_run,
             builder.if_else(builder.icmp_unsigned("==", rest, ZERO)) as (is_whole, is_odd),
         ):
             with is_whole:
-                _sum(builder, own, products, own.run, CHAINS)
+                _sum(builder, own, products, sums, own.run, CHAINS)
             with is_odd:
-                _sum(builder, own, products, own.run, 1)
+                _sum(builder, own, products, sums, own.run, 1)
 
 
-def _sum_in_chains(builder: Any, own: _Slice, products: Products) -> None:
-    _sum(builder, own, products, own.run, CHAINS)
+def _sum_in_chains(builder: Any, own: _Slice, products: Products, sums: int) -> None:
+    _sum(builder, own, products, sums, own.run, CHAINS)
 
 
-def _sum_over(products: Products, emit: Callable[[Any, _Slice, Products], None]) -> Any:
+Emit = Callable[[Any, _Slice, Products, int], None]
+
+
+def _sum_over(products: Products, emit: Emit, vectors: int = 1) -> Any:
     """`(sums, values, dtype, columns, columns_at, x, x_at, steps, run, lane, values_at)`.
 
-    Fills `sums`. `values` is an address, `dtype` tells what is stored there.
+    Fills as many `vectors` of `sums`. `values` is an address, `dtype` tells what is stored there.
     """
 
     def sums_of(
@@ -151,16 +176,11 @@ def _sum_over(products: Products, emit: Callable[[Any, _Slice, Products], None])
         values_at: Any,
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            summed = builder.append_basic_block("summed")
-            blocks = [builder.append_basic_block(f"stored.{code}") for code in range(len(STORED))]
-            chosen = builder.switch(arguments[2], blocks[0])
-            for code, block in enumerate(blocks):
-                if code:
-                    chosen.add_case(ir.Constant(arguments[2].type, code), block)
-                builder.position_at_end(block)
-                emit(builder, _Slice(context, builder, signature, arguments, code), products)
-                builder.branch(summed)
-            builder.position_at_end(summed)
+            def write(code: int) -> None:
+                own = _Slice(context, builder, signature, arguments, code)
+                emit(builder, own, products, vectors)
+
+            by_stored(builder, arguments[2], write)
             return context.get_dummy_value()
 
         i = types.int64
@@ -171,4 +191,5 @@ def _sum_over(products: Products, emit: Callable[[Any, _Slice, Products], None])
 
 sum_rows = _sum_over(_of_rows, _sum_by_run)
 sum_tile = _sum_over(_of_tile, _sum_in_chains)  # of runs of a multiple of CHAINS
-sum_tokens = _sum_over(_of_tokens, _sum_by_run)
+sum_tokens = _sum_over(_of_tokens, _sum_by_run, ROWS)  # of the rows `[lane, lane + ROWS)`
+sum_tile_tokens = _sum_over(_of_tile_tokens, _sum_in_chains, ROWS)

@@ -18,6 +18,7 @@ WIDTH = 2 * LANES  # numbers of a row that are summed up, or multiplied, at a ti
 FLOAT, WORD, INDEX = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 VECTOR = ir.VectorType(FLOAT, LANES)
 UNDEFINED = ir.Constant(VECTOR, ir.Undefined)
+NOTHING = ir.Constant(VECTOR, [0.0] * LANES)
 
 
 def start_of(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
@@ -39,6 +40,13 @@ def broadcast(builder: Any, number: Any) -> Any:
     """A vector of nothing but `number`."""
     single = builder.insert_element(UNDEFINED, number, ir.Constant(WORD, 0))
     return builder.shuffle_vector(single, UNDEFINED, _lanes([0] * LANES))
+
+
+def fma(builder: Any, first: Any, second: Any, third: Any) -> Any:
+    """`first * second + third` of vectors, rounded once."""
+    kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
+    operation = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32")
+    return builder.call(operation, [first, second, third])
 
 
 def _vector_at(builder: Any, start: Any, at: Any) -> Any:
@@ -70,6 +78,69 @@ def copy(to: Any, to_at: int, source: Any, source_at: int, count: int) -> None:
         _copy_vector(to, to_at + at, source, source_at + at)
     for at in range(whole, count):
         to[to_at + at] = source[source_at + at]
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _add_vector(typing: Any, to: Any, to_at: Any, factor: Any, numbers: Any, at: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        target = start_of(context, builder, signature.args[0], *values[:2])
+        source = start_of(context, builder, signature.args[3], *values[3:])
+        zero = ir.Constant(INDEX, 0)
+        own, factors = load(builder, source, zero), broadcast(builder, values[2])
+        store(builder, fma(builder, factors, own, load(builder, target, zero)), target, zero)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(to, i, types.float32, numbers, i), generate
+
+
+@compiled
+def add_product(to: Any, to_at: int, factor: Any, numbers: Any, at: int, count: int) -> None:
+    """`to[to_at : to_at + count] += factor * numbers[at : at + count]`, rounded once."""
+    whole = count // LANES * LANES
+    for i in range(0, whole, LANES):
+        _add_vector(to, to_at + i, factor, numbers, at + i)
+    for i in range(whole, count):
+        to[to_at + i] += factor * numbers[at + i]
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def turn(typing: Any, numbers: Any, at: Any, to: Any, to_at: Any, stride: Any) -> Any:
+    """Write the transpose of the square `[LANES, LANES]` at `numbers[at]`, whose rows adjoin.
+
+    Its own rows go to `to[to_at]`, `to[to_at + stride]` and so on. Halves of vectors change
+    places, then quarters, and so on.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        source = start_of(context, builder, signature.args[0], *values[:2])
+        target = start_of(context, builder, signature.args[2], *values[2:4])
+        places = [ir.Constant(INDEX, row * LANES) for row in range(LANES)]
+        rows = [load(builder, source, place) for place in places]
+        width = LANES
+        while width > 1:
+            width //= 2
+            rows = _with_swapped(builder, rows, width)
+        for at, row in enumerate(rows):
+            store(builder, row, target, builder.mul(ir.Constant(INDEX, at), values[4]))
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(numbers, i, to, i, i), generate
+
+
+def _with_swapped(builder: Any, rows: list[Any], width: int) -> list[Any]:
+    """Of all pairs of rows `width` apart, upper numbers of the first and lower of the second."""
+    lanes = range(LANES)
+    lower = _lanes([lane if not lane & width else LANES + lane - width for lane in lanes])
+    upper = _lanes([lane + width if not lane & width else LANES + lane for lane in lanes])
+    made = list(rows)
+    for row in range(LANES):
+        if not row & width:
+            pair = rows[row], rows[row + width]
+            made[row] = builder.shuffle_vector(*pair, lower)
+            made[row + width] = builder.shuffle_vector(*pair, upper)
+    return made
 
 
 def _across(joined: Any) -> Any:
