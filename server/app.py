@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 import server
 from adapters_store.merging.warmup import warm_up as warm_up_merges
-from server.adapters.background import in_passing, start_pool
+from server.adapters.background import in_passing, one_core_each, start_pool
 from server.adapters.merged import MergedAdapters
 from server.adapters.pins import PinnedNames
 from server.adapters.sources import JournalOf, PrototypesOf, Source
@@ -86,12 +86,13 @@ def create_app(settings: Settings, report: Report = logger.info) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services.engine.start()
-        services.pins.start()
-        for name in services.store.registry.pinned_names():
-            await services.pins.keep(name)
-        services.jobs.start()
-        services.evaluations.worker.start()
-        yield
+        with one_core_each():  # all but the engine
+            services.pins.start()
+            for name in services.store.registry.pinned_names():
+                await services.pins.keep(name)
+            services.jobs.start()
+            services.evaluations.worker.start()
+            yield
         services.evaluations.worker.stop()
         services.jobs.stop()
         services.engine.stop()

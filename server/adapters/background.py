@@ -3,8 +3,9 @@
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -43,6 +44,21 @@ def in_passing(make: Callable[[], Made]) -> Made:
     """
     with ThreadPoolExecutor(1, "passing") as passing:
         return passing.submit(make).result()
+
+
+@contextmanager
+def one_core_each() -> Iterator[None]:
+    """Meanwhile this thread computes on one core, and those that first use torch.
+
+    The web server's threads stay, and what they check and measure of an uploaded adapter would give
+    them teams of their own (`in_passing`).
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _stand_back(niceness: int) -> None:

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+import torch
+
 from server.adapters.claims import AdapterLease
 from server.engine.engine import Engine, SequenceOutput
 from server.engine.errors import EngineStopped
@@ -111,10 +113,13 @@ class EngineLoop:
         self._tickets: dict[str, _Ticket] = {}  # only the engine's thread touches it
         self._is_stopping = threading.Event()
         self._submitting = threading.Lock()  # no request slips in while the thread ends
+        self._has_begun = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
+        """Return once the thread has taken torch's number of threads, which stays its own."""
         self._thread.start()
+        self._has_begun.wait()
 
     def stop(self) -> None:
         """End the thread, and every request with EngineStopped, those that come later too."""
@@ -154,6 +159,8 @@ class EngineLoop:
     # The engine's thread
 
     def _run(self) -> None:
+        torch.get_num_threads()  # a thread takes what is told at its first call
+        self._has_begun.set()
         try:
             while not self._is_stopping.is_set():
                 for command in self._take_commands(wait=not self._engine.has_work):
