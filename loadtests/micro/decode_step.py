@@ -64,6 +64,8 @@ STEPS = (
 class Timed:
     """Kernels that add up the milliseconds spent in each of their operations."""
 
+    stack = None  # which would compute all layers in one call
+
     def __init__(self, kernels: Any) -> None:
         self._kernels = kernels
         self.ms: dict[str, float] = defaultdict(float)

@@ -22,7 +22,7 @@ from server.device.uploads import Arrival
 from server.kernels.interface import DeltaBatch, Kernels, Operand
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class ResidentAdapter:
     """An adapter on the device that computes, its prototypes, or room for its journal."""
 
@@ -130,6 +130,10 @@ class TokenPairs:
         is_kept = coefficients != 0.0
         offsets = _kept_offsets(self.offsets, is_kept)
         return DeltaBatch(operands, offsets, self.tokens[is_kept], coefficients[is_kept])
+
+    @property
+    def fixed(self) -> "TokenPairs | None":
+        return None if self.routed else self
 
     def share_numbers(self) -> list[Tensor]:
         """What shares are computed from beside activations, int64 all; none without a router."""

@@ -44,6 +44,10 @@ class _RecordedPairs:
     def for_layer(self, name: str, x: Tensor) -> DeltaBatch:
         return self.deltas.layer(name)
 
+    @property
+    def fixed(self) -> None:
+        return None
+
 
 class _Size(NamedTuple):
     """What a recording with deltas takes."""

@@ -5,13 +5,23 @@ together, and where their keys and values lie, comes with the `Step`. The arithm
 operation is the kernels'; this file says in which order they come.
 """
 
+from typing import NamedTuple
+
 from torch import Tensor
 
 from server.kernels.interface import Kernels
+from server.kernels.stacked import LayerForm, Stack, StackingKernels
 from server.model.config import ModelConfig
 from server.model.kv_cache import KVCache
 from server.model.step import Step, StepPairs
 from server.model.weights import HEAD, LayerWeights, Weights
+
+
+class _Stacked(NamedTuple):
+    """All layers for steps on one cache."""
+
+    cache: KVCache
+    stack: Stack
 
 
 class Phi3:
@@ -22,6 +32,7 @@ class Phi3:
         self.weights = weights
         self.kernels = kernels
         self._rope = config.rope.on(weights.embed.device)
+        self._stacked: _Stacked | None = None
 
     def fusable_weights(self) -> dict[str, Tensor]:
         """Weights of linear layers that an adapter may be written into, by name: all but a tied
@@ -39,7 +50,8 @@ class Phi3:
         hidden, pairs = self.kernels.embed(step.token_ids, self.weights.embed), step.pairs
         rope = self._rope.cos_sin(step.positions, step.rope_regimes, hidden.dtype)
         last = len(self.weights.layers) - 1
-        for index, layer in enumerate(self.weights.layers):
+        done = self._run_stacked(hidden, rope, step, cache)
+        for index, layer in enumerate(self.weights.layers[done:], done):
             normed = self._norm(hidden, layer.input_norm)
             mixed = self._attention(index, layer, normed, rope, step, cache)
             if index == last and step.wanted is not None:  # nobody reads the others from here on
@@ -49,6 +61,31 @@ class Phi3:
             normed = self._norm(hidden, layer.post_norm)
             hidden = hidden + self._mlp(index, layer, normed, pairs)
         return self._norm(hidden, self.weights.norm)
+
+    def _run_stacked(
+        self, hidden: Tensor, rope: tuple[Tensor, Tensor], step: Step, cache: KVCache
+    ) -> int:
+        """Put `hidden` through as many layers as are computed in one call; how many those are."""
+        stack = self._stack_on(cache)
+        count = len(self.weights.layers) - (step.wanted is not None)
+        if stack is None or not count or (step.pairs is not None and step.pairs.fixed is None):
+            return 0
+        pairs = None if step.pairs is None else step.pairs.fixed
+        return count if stack.run(count, hidden, rope, step.attention, pairs) else 0
+
+    def _stack_on(self, cache: KVCache) -> Stack | None:
+        """All layers with `cache`; those of the latest one are kept."""
+        if not isinstance(self.kernels, StackingKernels):
+            return None
+        if self._stacked is None or self._stacked.cache is not cache:
+            parts = zip(self.weights.layers, cache.keys, cache.values, strict=True)
+            layers = [own.on(keys, values) for own, keys, values in parts]
+            self._stacked = _Stacked(cache, self.kernels.stack(layers, self._form()))
+        return self._stacked.stack
+
+    def _form(self) -> LayerForm:
+        config = self.config
+        return LayerForm(config.rms_norm_eps, config.head_dim**-0.5, config.sliding_window)
 
     def logits(self, hidden: Tensor, pairs: StepPairs | None) -> Tensor:
         """fp32 logits `[n, vocab]` of `hidden [n, hidden]`; `pairs` are those of these n rows."""

@@ -6,6 +6,7 @@ from typing import Protocol
 from torch import Tensor
 
 from server.kernels.interface import AttentionBatch, DeltaBatch
+from server.kernels.stacked import FixedPairs
 
 
 class StepPairs(Protocol):
@@ -13,6 +14,10 @@ class StepPairs(Protocol):
 
     def for_layer(self, name: str, x: Tensor) -> DeltaBatch | None:
         """The deltas of the linear layer `name`, whose input is `x [T, in]`; None without any."""
+
+    @property
+    def fixed(self) -> FixedPairs | None:
+        """The pairs, if they are the same in every layer, whatever its input."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

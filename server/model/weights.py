@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from server.kernels.stacked import Layer
 from server.model.config import ModelConfig
 from server.model.errors import CheckpointUnsupported
 from server.model.tensor_files import TensorFiles, open_tensor_files
@@ -40,6 +41,19 @@ class LayerWeights:
     post_norm: Tensor  # [hidden]
     gate_up: Tensor  # [2 * intermediate, hidden]
     down: Tensor  # [hidden, intermediate]
+
+    def on(self, keys: Tensor, values: Tensor) -> Layer:
+        """The layer, and its part of a cache."""
+        return Layer(
+            self.input_norm,
+            self.qkv,
+            self.o,
+            self.post_norm,
+            self.gate_up,
+            self.down,
+            keys,
+            values,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -28,10 +28,12 @@ from server.kernels.cpu.operands import (
     compiled_bytes,
     window_rows,
 )
+from server.kernels.cpu.stack import CpuStack
 from server.kernels.cpu.threads import can_share_threads
 from server.kernels.cpu.warming import call_all, multiply_by
 from server.kernels.interface import AttentionBatch, DeltaBatch, Entries, LogitSummary, Operand
 from server.kernels.reference import ReferenceKernels
+from server.kernels.stacked import Layer, LayerForm, Stack
 
 SERIAL_NUMBERS = 8192  # of fewer, no second thread is worth waking
 
@@ -104,6 +106,13 @@ class CpuKernels(ReferenceKernels):
                 self._threads,
             )
         return y
+
+    def stack(self, layers: Sequence[Layer], form: LayerForm) -> Stack:
+        return CpuStack(layers, form, self._depth, self._threads)
+
+    def _depth(self, weight: Tensor, width: int) -> int:
+        """Columns of one part of a product's sums, or what `layers.Product` has instead."""
+        return streams.depth_of(weight.shape[0], width) if weight.is_mkldnn else streams.NOT_KNOWN
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         output = torch.empty_like(x)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from adapters_store.adapter import BiasDelta, BlockDelta, ElementDelta, WeightDelta
 from server.kernels.interface import AttentionBatch, DeltaBatch, Kernels
+from server.kernels.stacked import Layer, LayerForm, StackingKernels
 
 ROWS = (2, 4, 8, 16, 32, 64, 256, 512)  # for which oneDNN makes its kernels ahead
 HEADS, KV_HEADS, SIZE, PAGE = 2, 1, 32, 32
@@ -29,10 +30,21 @@ def call_all(kernels: Kernels) -> None:
     query = kernels.rotate_and_cache(heads, turn, turn, place, keys, values)
     batch = AttentionBatch([0, 1], [1], torch.zeros(1, 1, dtype=torch.int64), place)
     kernels.attention(query, keys, values, batch, scale=1.0, sliding_window=None)
+    if isinstance(kernels, StackingKernels):
+        stack = kernels.stack([_layer(kernels, keys, values)], LayerForm(1e-5, 1.0, None))
+        stack.run(1, x, (turn, turn), batch, None)
     for dtype in (torch.float32, torch.bfloat16):  # as many bytes as a number may have
         one = torch.ones(1, dtype=dtype)
         for delta in _sparse(one, torch.zeros(1, dtype=torch.int32)):
             kernels.operand(delta)
+
+
+def _layer(kernels: Kernels, keys: Tensor, values: Tensor) -> Layer:
+    """A decoder layer of `SIZE` numbers."""
+    norm, rows = torch.ones(SIZE), (HEADS + 2 * KV_HEADS) * SIZE
+    shapes = ((rows, SIZE), (SIZE, HEADS * SIZE), (2 * SIZE, SIZE), (SIZE, SIZE))
+    qkv, o, gate_up, down = (kernels.pack(torch.zeros(shape)) for shape in shapes)
+    return Layer(norm, qkv, o, norm, gate_up, down, keys, values)
 
 
 def _sparse(one: Tensor, first: Tensor) -> tuple[WeightDelta, ...]:

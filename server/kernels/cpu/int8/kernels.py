@@ -10,6 +10,7 @@ from torch import Tensor
 
 from server.kernels.cpu.int8 import layout, products
 from server.kernels.cpu.kernels import CpuKernels
+from server.kernels.cpu.layers import IN_BYTES
 from server.kernels.cpu.warming import call_all
 from server.kernels.interface import Operand
 
@@ -31,3 +32,6 @@ class Int8CpuKernels(CpuKernels):
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         return products.product(x, weight, self._threads)
+
+    def _depth(self, weight: Tensor, width: int) -> int:
+        return IN_BYTES

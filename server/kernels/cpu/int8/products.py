@@ -9,7 +9,7 @@ from server.kernels.cpu.compiled import as_written
 from server.kernels.cpu.int8.grouped import GROUP, LARGEST, SMALLEST
 from server.kernels.cpu.int8.layout import GROUP_BYTES, OFFSET, row_bytes
 from server.kernels.cpu.int8.rounding import highest_bits, round_to_bytes
-from server.kernels.cpu.int8.tiles import MOST_ROWS, multiply
+from server.kernels.cpu.int8.tiles import MOST_ROWS, multiply_rows
 from server.kernels.cpu.threads import run_tasks
 from server.kernels.cpu.vectors import WIDTH, copy, prefetch
 
@@ -21,12 +21,13 @@ def product(x: Tensor, packed: Tensor, threads: int) -> Tensor:
     """`x @ W.T` of fp32 rows `x [n, in]` and the W that `layout.pack` packed: `[n, out]`."""
     assert packed.shape[1] == row_bytes(x.shape[1]), "packed for another width"
     y = x.new_empty(x.shape[0], packed.shape[0])
-    _multiply(x.contiguous().numpy(), packed.data_ptr(), threads, y.numpy())
+    multiply(x.contiguous().numpy(), packed.data_ptr(), threads, y.numpy())
     return y
 
 
 @as_written
-def _multiply(x: Any, weight: int, threads: int, y: Any) -> None:
+def multiply(x: Any, weight: int, threads: int, y: Any) -> None:
+    """Fill `y [n, out]` by the W that lies, packed, at the address `weight`."""
     groups = (x.shape[1] + GROUP - 1) // GROUP
     numbers = np.empty(len(x) * groups * GROUP, np.int8)
     starts = np.empty(len(x) * groups, np.int32)
@@ -77,7 +78,7 @@ def _multiply_tile(
         sums[:] = 0
         for i in range(min(MOST_ROWS, len(y) - row)):
             prefetch(made, (row + i) * y.shape[1] + first, width)
-        count = multiply(sums, numbers, starts, scales, row, len(y), address, groups)
+        count = multiply_rows(sums, numbers, starts, scales, row, len(y), address, groups)
         for i in range(count):
             copy(made, (row + i) * y.shape[1] + first, sums, i * WIDTH, width)
         row += count

@@ -166,7 +166,7 @@ _tile_of_6, _tile_of_4, _tile_of_2, _tile_of_1 = map(_tile, (MOST_ROWS, 4, 2, 1)
 
 
 @as_written
-def multiply(
+def multiply_rows(
     sums: Any, numbers: Any, starts: Any, scales: Any, first: int, past: int, tile: int, groups: int
 ) -> int:
     """Add the products of a tile and up to MOST_ROWS rows from `first` on; how many there were.
