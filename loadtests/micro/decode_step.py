@@ -1,10 +1,12 @@
 """Where the time of one step goes: each kernel, and what is left for everything else.
 
-    python -m loadtests.micro.decode_step [--kernels cpu reference] [--checkpoint data/demo-base]
+    python -m loadtests.micro.decode_step [--kernels cpu cpu-operations reference]
+        [--checkpoint data/demo-base]
 
 Steps of so many sequences with so much context, greedy, with log-probabilities as `make bench`
-asks for; some where every sequence has an adapter of its own, 1 % of qkv. The sides take turns. The
-last line is JSON.
+asks for; some where every sequence has an adapter of its own, 1 % of qkv. `cpu` and `int8` compute
+all layers in one call, as they are served; `cpu-operations` and `int8-operations` do the same one
+by one, to show each. The sides take turns. The last line is JSON.
 """
 
 import argparse
@@ -15,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -28,8 +31,8 @@ from server.engine.runner import ModelRunner
 from server.engine.sampling_params import SamplingParams
 from server.engine.scheduled import ScheduledBatch, ScheduledSequence
 from server.engine.sequence import GenerationRequest, Sequence
+from server.kernels.cpu.int8.kernels import Int8CpuKernels
 from server.kernels.cpu.kernels import CpuKernels
-from server.kernels.interface import Kernels
 from server.kernels.reference import ReferenceKernels
 from server.model.checkpoint import Checkpoint, open_checkpoint
 from server.model.kv_cache import allocate
@@ -37,10 +40,6 @@ from server.model.load import load_model
 
 PAGE, NUM_PAGES, REPEATS = 32, 600, 9
 KEEP_RATIO = 0.01
-KINDS: dict[str, Callable[[], Any]] = {
-    "cpu": CpuKernels,
-    "reference": lambda: ReferenceKernels("cpu"),
-}
 
 
 class Case(NamedTuple):
@@ -64,7 +63,7 @@ STEPS = (
 class Timed:
     """Kernels that add up the milliseconds spent in each of their operations."""
 
-    stack = None  # which would compute all layers in one call
+    stack: Any = None  # which would compute all layers in one call
 
     def __init__(self, kernels: Any) -> None:
         self._kernels = kernels
@@ -84,6 +83,25 @@ class Timed:
         return timed
 
 
+class TimedWhole(Timed):
+    """The same of kernels that compute all layers in one call."""
+
+    def stack(self, layers: Any, form: Any) -> Any:
+        return SimpleNamespace(run=self._timed("layers", self._kernels.stack(layers, form).run))
+
+
+KINDS: dict[str, Callable[[], Timed]] = {
+    "cpu": lambda: TimedWhole(CpuKernels()),
+    "cpu-operations": lambda: Timed(CpuKernels()),
+    "int8": lambda: TimedWhole(Int8CpuKernels()),
+    "int8-operations": lambda: Timed(Int8CpuKernels()),
+    "reference": lambda: Timed(ReferenceKernels("cpu")),
+}
+
+
+DEFAULT = ("cpu", "cpu-operations", "reference")
+
+
 def main() -> None:
     arguments = _arguments()
     checkpoint = open_checkpoint(str(arguments.checkpoint))
@@ -100,14 +118,13 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kernels", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--kernels", nargs="+", choices=list(KINDS), default=DEFAULT)
     parser.add_argument("--checkpoint", type=Path, default=Path("data/demo-base"))
     return parser.parse_args()
 
 
-def make_side(checkpoint: Checkpoint, kernels: Any) -> tuple[Timed, ModelRunner]:
+def make_side(checkpoint: Checkpoint, timed: Timed) -> tuple[Timed, ModelRunner]:
     """What runs steps of `STEPS`, with as many adapters as they need."""
-    timed = Timed(kernels)
     model = load_model(checkpoint, torch.float32, "cpu", timed)
     cache = allocate(checkpoint.config, NUM_PAGES, PAGE, torch.float32, "cpu")
     for numbers in (*cache.keys, *cache.values):
@@ -115,13 +132,11 @@ def make_side(checkpoint: Checkpoint, kernels: Any) -> tuple[Timed, ModelRunner]
     shapes = checkpoint.config.linear_shapes()
     wanted = {name: shape for name, shape in shapes.items() if name.endswith("qkv_proj")}
     count = max(case.adapters for case in STEPS)
-    adapters = {str(i): _adapter(str(i), wanted, kernels) for i in range(count)}
+    adapters = {str(i): _adapter(str(i), wanted, timed) for i in range(count)}
     return timed, ModelRunner(model, cache, PAGE, adapters.__getitem__, checkpoint.eos_token_ids)
 
 
-def _adapter(
-    digest: str, shapes: Mapping[str, tuple[int, int]], kernels: Kernels
-) -> ResidentAdapter:
+def _adapter(digest: str, shapes: Mapping[str, tuple[int, int]], kernels: Timed) -> ResidentAdapter:
     source, operands = torch.Generator().manual_seed(int(digest)), {}
     for name, shape in shapes.items():
         size = math.prod(shape)

@@ -20,7 +20,14 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from loadtests.micro.decode_step import KEEP_RATIO, Case, make_side, measure_sides
+from loadtests.micro.decode_step import (
+    KEEP_RATIO,
+    Case,
+    Timed,
+    TimedWhole,
+    make_side,
+    measure_sides,
+)
 from server.kernels.cpu.int8.kernels import Int8CpuKernels
 from server.kernels.cpu.kernels import CpuKernels
 from server.model.checkpoint import open_checkpoint
@@ -94,8 +101,13 @@ def measure(directory: Path) -> tuple[Device, Measured]:
 
 
 def _steps(directory: Path, quantization: Quantization) -> dict[Case, dict[str, float]]:
-    sides = {"cpu": make_side(open_checkpoint(str(directory)), KERNELS[quantization]())}
-    return {case: _parts(measure_sides(sides, case)["cpu"]) for case in CASES}
+    checkpoint, kernels = open_checkpoint(str(directory)), KERNELS[quantization]()
+    kinds = {"served": TimedWhole(kernels), "parts": Timed(kernels)}
+    sides = {name: make_side(checkpoint, timed) for name, timed in kinds.items()}
+    found = {case: measure_sides(sides, case) for case in CASES}
+    return {
+        case: {**_parts(own["parts"]), "step": own["served"]["step"]} for case, own in found.items()
+    }
 
 
 def compare(model: ModelShape, device: Device, measured: Measured) -> list[Compared]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from paged_runs import PagedRun, PagedSequence
+from paged_runs import PagedRun
 from tiny_adapters import make_adapter
 from tiny_models import VARIATIONS, VOCAB_SIZE
 
