@@ -1,8 +1,10 @@
 """All layers in one call give what the single operations give, to the bit, or leave the step."""
 
+import gc
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from weakref import ref
 
 import pytest
 import torch
@@ -123,3 +125,13 @@ def test_what_is_no_stacks_step_is_left_as_it_was(load: Load, taken: list[bool])
         assert all(torch.equal(own, other) for own, other in zip(found, expected, strict=True))
     assert not any(taken)
     assert len(taken) == len(STEPS) + len(many)
+
+
+def test_an_adapter_that_was_computed_with_can_go(load: Load) -> None:
+    model = load("phi3-mini", "fp32")
+    adapters = residents(model, KINDS)
+    outcomes(model, STEPS, adapters)
+    alive = [ref(adapter) for adapter in adapters]
+    adapters.clear()
+    gc.collect()
+    assert [own() for own in alive] == [None] * len(KINDS)

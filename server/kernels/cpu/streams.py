@@ -25,7 +25,7 @@ from server.kernels.cpu.vectors import FLOAT, INDEX, LANES, prefetch, start_of
 
 BLOCK = 64  # rows of a weight that a pack holds side by side, column after column
 PANEL = 6  # rows of x that are multiplied at a time: their sums fill a processor's registers
-FEW = 64  # rows of x: of more, oneDNN's products take no longer
+FEW = 96  # rows of x: of more, oneDNN's products take no longer
 DEPTHS = (256, 384, 512, 768, 1024, 1536, 2048)  # that parts of a sum may have
 PROBED = (2, 8, 32)  # rows that are multiplied to learn it,
 REPEATED = 3  # and the last ones so many times: rows of few and of many sum alike
