@@ -8,7 +8,7 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,27 +21,45 @@ from server.engine.stats import EngineStats
 
 logger = logging.getLogger(__name__)
 
+_Outputs = asyncio.Queue[SequenceOutput | Exception]  # of one request
+
 
 @dataclass(frozen=True, slots=True)
 class _Ticket:
     """Where a request's outputs go, and what it holds."""
 
     loop: asyncio.AbstractEventLoop
-    outputs: "asyncio.Queue[SequenceOutput | Exception]"
+    outputs: _Outputs
     lease: AdapterLease
-
-    def deliver(self, output: SequenceOutput | Exception) -> None:
-        """Put an output where its consumer waits; a consumer whose loop is gone needs none."""
-        try:
-            self.loop.call_soon_threadsafe(self.outputs.put_nowait, output)
-        except RuntimeError:
-            if not self.loop.is_closed():
-                raise
 
     def close(self, output: SequenceOutput | Exception) -> None:
         """Deliver the last output and let the adapters go."""
         self.lease.release()
-        self.deliver(output)
+        _hand_over([(self, output)])
+
+
+_Delivery = tuple[_Ticket, SequenceOutput | Exception]
+
+
+def _hand_over(deliveries: Sequence[_Delivery]) -> None:
+    """Put outputs where their consumers wait; a consumer whose loop is gone needs none.
+
+    A loop is woken once for all of its outputs: each waking may take the interpreter's lock.
+    """
+    for loop in dict.fromkeys(ticket.loop for ticket, _ in deliveries):
+        own = [(ticket.outputs, output) for ticket, output in deliveries if ticket.loop is loop]
+        try:
+            loop.call_soon_threadsafe(_put_all, own)
+        except RuntimeError:
+            if not loop.is_closed():
+                raise
+
+
+def _put_all(
+    outputs: Sequence[tuple[_Outputs, SequenceOutput | Exception]],
+) -> None:
+    for waiting, output in outputs:
+        waiting.put_nowait(output)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +93,7 @@ class OutputStream:
     Iterating raises QueueFull, EngineStopped, or the error that ended the request.
     """
 
-    def __init__(
-        self, outputs: "asyncio.Queue[SequenceOutput | Exception]", abort: Callable[[], None]
-    ) -> None:
+    def __init__(self, outputs: _Outputs, abort: Callable[[], None]) -> None:
         self._outputs = outputs
         self._abort = abort
         self._is_over = False
@@ -197,11 +213,15 @@ class EngineLoop:
             self._tickets[request.request_id] = ticket
 
     def _deliver(self, outputs: Iterable[SequenceOutput]) -> None:
-        for output in outputs:
-            if output.finish_reason is None:
-                self._tickets[output.request_id].deliver(output)
-            else:
-                self._tickets.pop(output.request_id).close(output)
+        _hand_over([self._delivery(output) for output in outputs])
+
+    def _delivery(self, output: SequenceOutput) -> _Delivery:
+        """Whose an output is. With the last one, adapters are let go."""
+        if output.finish_reason is None:
+            return self._tickets[output.request_id], output
+        ticket = self._tickets.pop(output.request_id)
+        ticket.lease.release()
+        return ticket, output
 
     def _close(self) -> None:
         """Nobody waits for an engine that is gone. Asks nothing of it: it may be broken."""

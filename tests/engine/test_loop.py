@@ -117,6 +117,27 @@ def test_many_requests_each_get_their_own(setting: Setting) -> None:
     run(work())
 
 
+def test_a_step_wakes_the_event_loop_once_for_all_of_its_outputs(setting: Setting) -> None:
+    async def work() -> None:
+        loop, wakings = asyncio.get_running_loop(), 0
+        wake = loop.call_soon_threadsafe
+
+        def counted(*arguments: Any) -> Any:
+            nonlocal wakings
+            wakings += 1
+            return wake(*arguments)
+
+        loop.call_soon_threadsafe = counted  # type: ignore[assignment]
+        setting.runner.gate.clear()
+        asked = [request(str(index), [index], max_tokens=4) for index in range(8)]
+        streams = [setting.loop.submit(own, setting.lease(own.request_id)) for own in asked]
+        setting.runner.gate.set()
+        await asyncio.gather(*map(read_on, streams))
+        assert wakings == len(setting.runner.batches) < 4 * len(asked)
+
+    run(work())
+
+
 def test_closing_a_stream_aborts_its_request(setting: Setting) -> None:
     async def work() -> None:
         setting.runner.steps_until_shut = 1
