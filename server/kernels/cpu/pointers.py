@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import carray
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
 from server.kernels.cpu.compiled import compiled
-from server.kernels.cpu.vectors import FLOAT, WORD
+from server.kernels.cpu.vectors import BYTES, FLOAT, WORD, bring
 
 FP32, BF16, FP16 = range(3)
 LINE = 64  # bytes that memory gives at once
@@ -34,11 +34,7 @@ def pointer(typing: Any, address: Any) -> Any:
 @intrinsic  # type: ignore[untyped-decorator]
 def _prefetch_line(typing: Any, address: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        byte = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, WORD, WORD, WORD])
-        call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        read, keep, data = (ir.Constant(WORD, number) for number in (0, 2, 1))
-        builder.call(call, [builder.inttoptr(values[0], byte), read, keep, data])
+        bring(builder, builder.inttoptr(values[0], BYTES))
         return context.get_dummy_value()
 
     return types.void(types.int64), generate

@@ -5,6 +5,7 @@ inner dimension and each with one rounding. So an element's bits depend on its o
 never on how many rows are multiplied at a time.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -62,9 +63,18 @@ class Matrix:
 
 
 def accumulate(
-    builder: Any, rows: int, c: Matrix, a: Matrix, parts: list[Matrix], depth: Any
+    builder: Any,
+    rows: int,
+    c: Matrix,
+    a: Matrix,
+    parts: list[Matrix],
+    depth: Any,
+    meanwhile: Callable[[Any], None] = lambda k: None,
 ) -> None:
-    """C += A B, where each of B's `parts` is `[depth, LANES]`. C stays in registers meanwhile."""
+    """C += A B, where each of B's `parts` is `[depth, LANES]`. C stays in registers meanwhile.
+
+    `meanwhile` writes what else is to be done for each row of B, whose number it is given.
+    """
     zero, one = ir.Constant(INDEX, 0), ir.Constant(INDEX, 1)
     columns = [ir.Constant(INDEX, vector * LANES) for vector in range(len(parts))]
     numbers = [ir.Constant(INDEX, row) for row in range(rows)]
@@ -75,6 +85,7 @@ def accumulate(
     builder.branch(loop)
     builder.position_at_end(loop)
     k, sums = builder.phi(INDEX), [builder.phi(VECTOR) for _ in places]
+    meanwhile(k)
     results = _added(builder, sums, numbers, a, parts, k)
     following = builder.add(k, one)
     builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)

@@ -16,6 +16,7 @@ LANES = 16
 WIDTH = 2 * LANES  # numbers of a row that are summed up, or multiplied, at a time
 
 FLOAT, WORD, INDEX = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+BYTES = ir.IntType(8).as_pointer()
 VECTOR = ir.VectorType(FLOAT, LANES)
 UNDEFINED = ir.Constant(VECTOR, ir.Undefined)
 NOTHING = ir.Constant(VECTOR, [0.0] * LANES)
@@ -178,15 +179,18 @@ def _larger(builder: Any, first: Any, second: Any) -> Any:
 sum_across, largest_across = _across(_sum), _across(_larger)  # the latter for numbers without NaN
 
 
+def bring(builder: Any, address: Any) -> None:
+    """Have the line of memory at an address brought near, while something else is computed."""
+    kind = ir.FunctionType(ir.VoidType(), [BYTES, WORD, WORD, WORD])
+    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+    read, keep, data = (ir.Constant(WORD, number) for number in (0, 2, 1))
+    builder.call(prefetch, [builder.bitcast(address, BYTES), read, keep, data])
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def _prefetch_line(typing: Any, numbers: Any, at: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        start = start_of(context, builder, signature.args[0], *values)
-        pointer, word = ir.IntType(8).as_pointer(), WORD
-        kind = ir.FunctionType(ir.VoidType(), [pointer, word, word, word])
-        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        read, keep, data = (ir.Constant(word, number) for number in (0, 2, 1))
-        builder.call(prefetch, [builder.bitcast(start, pointer), read, keep, data])
+        bring(builder, start_of(context, builder, signature.args[0], *values))
         return context.get_dummy_value()
 
     return types.void(numbers, types.int64), generate

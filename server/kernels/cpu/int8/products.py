@@ -35,7 +35,7 @@ def multiply(x: Any, weight: int, threads: int, y: Any) -> None:
     at_once = threads if x.size >= SERIAL_NUMBERS else 1
     run_tasks(_quantize_row, len(x), at_once, (x, groups, numbers, starts, scales))
     tiles = (y.shape[1] + WIDTH - 1) // WIDTH
-    run_tasks(_multiply_tile, tiles, threads, (weight, groups, numbers, starts, scales, y))
+    run_tasks(_multiply_tile, tiles, threads, (weight, threads, groups, numbers, starts, scales, y))
 
 
 @as_written
@@ -68,17 +68,28 @@ def _quantize(own: Any, first: int, at: int, numbers: Any, starts: Any, scales: 
 
 @as_written
 def _multiply_tile(
-    tile: int, weight: int, groups: int, numbers: Any, starts: Any, scales: Any, y: Any
+    tile: int,
+    weight: int,
+    threads: int,
+    groups: int,
+    numbers: Any,
+    starts: Any,
+    scales: Any,
+    y: Any,
 ) -> None:
     address, first = weight + tile * groups * GROUP_BYTES, tile * WIDTH
     width, made = min(WIDTH, y.shape[1] - first), y.reshape(-1)
+    has_next = (tile + threads) * WIDTH < y.shape[1]
+    following = address + threads * groups * GROUP_BYTES if has_next else address
     sums = np.empty(MOST_ROWS * WIDTH, np.float32)
     row = 0
     while row < len(y):
         sums[:] = 0
         for i in range(min(MOST_ROWS, len(y) - row)):
             prefetch(made, (row + i) * y.shape[1] + first, width)
-        count = multiply_rows(sums, numbers, starts, scales, row, len(y), address, groups)
+        count = multiply_rows(
+            sums, numbers, starts, scales, row, len(y), address, groups, following
+        )
         for i in range(count):
             copy(made, (row + i) * y.shape[1] + first, sums, i * WIDTH, width)
         row += count

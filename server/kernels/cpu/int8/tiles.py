@@ -15,12 +15,14 @@ from server.kernels.cpu.compiled import as_written
 from server.kernels.cpu.int8.bytes import BYTE, DEPTH, WORDS, add_dots
 from server.kernels.cpu.int8.grouped import GROUP
 from server.kernels.cpu.int8.layout import GROUP_BYTES
+from server.kernels.cpu.pointers import LINE
 from server.kernels.cpu.vectors import (
     FLOAT,
     INDEX,
     LANES,
     VECTOR,
     WIDTH,
+    bring,
     broadcast,
     load,
     start_of,
@@ -29,6 +31,8 @@ from server.kernels.cpu.vectors import (
 
 HALVES = range(0, WIDTH, LANES)  # where the vectors of a tile's rows begin
 MOST_ROWS = 6
+AHEAD = 12  # rows: while more are multiplied with a tile, a thread's next one is brought near,
+AHEAD_PARTS = 2  # in so many parts, each with as many rows as are multiplied at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +47,13 @@ class _Operands:
     scales: Any
     first_groups: list[Any]
     tile: Any
+    ahead: Any
 
 
-def _tile(rows: int) -> Any:
-    """`tile(sums, numbers, starts, scales, first, weight, groups)`, as `multiply` has them."""
+def _tile(rows: int, lines: int = 0) -> Any:
+    """`tile(sums, numbers, starts, scales, first, weight, groups, ahead)`, as `multiply_rows` has
+    them. `lines` lines of memory for each group are brought near from the address `ahead` on.
+    """
 
     def tile(
         typing: Any,
@@ -57,9 +64,10 @@ def _tile(rows: int) -> Any:
         first: Any,
         weight: Any,
         groups: Any,
+        ahead: Any,
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            *arrays, first, weight, groups = values
+            *arrays, first, weight, groups, ahead = values
 
             def place(array: int) -> Any:
                 kind = signature.args[array]
@@ -75,17 +83,18 @@ def _tile(rows: int) -> Any:
                 scales=place(3),
                 first_groups=[builder.mul(number, groups) for number in numbers],
                 tile=builder.inttoptr(weight, BYTE.as_pointer()),
+                ahead=builder.inttoptr(ahead, BYTE.as_pointer()),
             )
-            _along_groups(operands, rows, groups)
+            _along_groups(operands, rows, groups, lines)
             return context.get_dummy_value()
 
         i = types.int64
-        return types.void(sums, numbers, starts, scales, i, i, i), generate
+        return types.void(sums, numbers, starts, scales, i, i, i, i), generate
 
     return intrinsic(tile)
 
 
-def _along_groups(own: _Operands, rows: int, groups: Any) -> None:
+def _along_groups(own: _Operands, rows: int, groups: Any, lines: int) -> None:
     """The sums stay in registers while a loop goes along the groups of the columns."""
     builder = own.builder
     places = [_number(row * WIDTH + half) for row in range(rows) for half in HALVES]
@@ -95,6 +104,9 @@ def _along_groups(own: _Operands, rows: int, groups: Any) -> None:
     builder.branch(loop)
     builder.position_at_end(loop)
     group, sums = builder.phi(INDEX), [builder.phi(VECTOR) for _ in places]
+    for line in range(lines):
+        place = builder.add(builder.mul(group, _number(lines * LINE)), _number(line * LINE))
+        bring(builder, builder.gep(own.ahead, [place]))
     products = _group_products(own, group)
     results = [builder.fadd(sum_, one) for sum_, one in zip(sums, products, strict=True)]
     following = builder.add(group, _number(1))
@@ -163,26 +175,40 @@ def _number(number: int) -> Any:
 
 
 _tile_of_6, _tile_of_4, _tile_of_2, _tile_of_1 = map(_tile, (MOST_ROWS, 4, 2, 1))
+_tile_of_6_ahead = _tile(MOST_ROWS, GROUP_BYTES // LINE // AHEAD_PARTS)
 
 
 @as_written
 def multiply_rows(
-    sums: Any, numbers: Any, starts: Any, scales: Any, first: int, past: int, tile: int, groups: int
+    sums: Any,
+    numbers: Any,
+    starts: Any,
+    scales: Any,
+    first: int,
+    past: int,
+    tile: int,
+    groups: int,
+    following: int,
 ) -> int:
     """Add the products of a tile and up to MOST_ROWS rows from `first` on; how many there were.
 
     Flat arrays: `sums [MOST_ROWS, WIDTH]`, `numbers [past, groups, GROUP]`, `scales [past,
-    groups]`, and `starts [past, groups]`, at which the sum of a group begins. `tile` is an address.
+    groups]`, and `starts [past, groups]`, at which the sum of a group begins. `tile` is an address,
+    and `following` that of the next one, which is brought near where rows are many.
     """
     left = past - first
+    if past > AHEAD and first < AHEAD_PARTS * MOST_ROWS:
+        ahead = following + first // MOST_ROWS * (groups * GROUP_BYTES // AHEAD_PARTS)
+        _tile_of_6_ahead(sums, numbers, starts, scales, first, tile, groups, ahead)
+        return MOST_ROWS
     if left >= MOST_ROWS:
-        _tile_of_6(sums, numbers, starts, scales, first, tile, groups)
+        _tile_of_6(sums, numbers, starts, scales, first, tile, groups, tile)
         return MOST_ROWS
     if left >= 4:
-        _tile_of_4(sums, numbers, starts, scales, first, tile, groups)
+        _tile_of_4(sums, numbers, starts, scales, first, tile, groups, tile)
         return 4
     if left >= 2:
-        _tile_of_2(sums, numbers, starts, scales, first, tile, groups)
+        _tile_of_2(sums, numbers, starts, scales, first, tile, groups, tile)
         return 2
-    _tile_of_1(sums, numbers, starts, scales, first, tile, groups)
+    _tile_of_1(sums, numbers, starts, scales, first, tile, groups, tile)
     return 1
