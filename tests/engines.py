@@ -24,6 +24,7 @@ from server.engine.sequence import GenerationRequest, Mode, TokenLogprobs
 from server.kernels.cpu.kernels import CpuKernels
 from server.kernels.interface import Kernels
 from server.kernels.reference import ReferenceKernels
+from server.kernels.stacked import Meanwhile
 from server.model.checkpoint import Checkpoint
 from server.model.identity import base_identity
 from server.model.kv_cache import allocate
@@ -59,7 +60,8 @@ class FakeRunner:
         self.memory: dict[tuple[int, int], int] = {}
         self.batches: list[ScheduledBatch] = []
 
-    def run(self, batch: ScheduledBatch) -> list[EntryResult]:
+    def run(self, batch: ScheduledBatch, meanwhile: Meanwhile = lambda: None) -> list[EntryResult]:
+        meanwhile()
         self.batches.append(batch)
         results = []
         for entry in batch.entries:

@@ -25,6 +25,7 @@ from server.app import create_app
 from server.engine.engine import Engine
 from server.engine.runner import EntryResult, Runner
 from server.engine.scheduled import ScheduledBatch
+from server.kernels.stacked import Meanwhile
 from server.model.checkpoint import open_checkpoint
 from server.model.identity import base_identity
 from server.settings import Settings
@@ -157,9 +158,10 @@ def paused_engine(server: RunningServer) -> Iterator[threading.Event]:
     runner, proceed = server.engine._runner, threading.Event()
     run = runner.run
 
-    def wait_and_run(batch: ScheduledBatch) -> list[EntryResult]:
+    def wait_and_run(batch: ScheduledBatch, meanwhile: Meanwhile) -> list[EntryResult]:
+        meanwhile()
         assert proceed.wait(DEADLINE_S), "the engine was never let go"
-        return run(batch)
+        return run(batch, lambda: None)
 
     with _replaced_run(runner, wait_and_run):
         try:
@@ -174,10 +176,10 @@ def failing_engine(server: RunningServer, *, after_steps: int) -> Iterator[None]
     runner, steps = server.engine._runner, count()
     run = runner.run
 
-    def run_or_fail(batch: ScheduledBatch) -> list[EntryResult]:
+    def run_or_fail(batch: ScheduledBatch, meanwhile: Meanwhile) -> list[EntryResult]:
         if next(steps) >= after_steps:
             raise RuntimeError("a step that fails")
-        return run(batch)
+        return run(batch, meanwhile)
 
     with _replaced_run(runner, run_or_fail):
         yield
@@ -185,7 +187,7 @@ def failing_engine(server: RunningServer, *, after_steps: int) -> Iterator[None]
 
 @contextmanager
 def _replaced_run(
-    runner: Runner, run: Callable[[ScheduledBatch], list[EntryResult]]
+    runner: Runner, run: Callable[[ScheduledBatch, Meanwhile], list[EntryResult]]
 ) -> Iterator[None]:
     original = runner.run
     runner.run = run  # type: ignore[method-assign, assignment]

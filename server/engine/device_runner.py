@@ -28,6 +28,7 @@ from server.engine.sampler import LogitsRow, reads_logits
 from server.engine.scheduled import ScheduledBatch
 from server.engine.step_inputs import DecodeForm, padding_prompt
 from server.kernels.recorded import RecordableKernels
+from server.kernels.stacked import Meanwhile
 from server.model.kv_cache import KVCache
 from server.model.phi3 import Phi3
 from server.model.step import Step, StepPairs
@@ -75,7 +76,7 @@ class DeviceRunner(ModelRunner):
             step = self._sent(padding_prompt(self._form, WARM_TOKENS))
             self._kernels.summarize(self.model.logits(self.model.forward(step, self.cache), None))
 
-    def run(self, batch: ScheduledBatch) -> list[EntryResult]:
+    def run(self, batch: ScheduledBatch, meanwhile: Meanwhile = lambda: None) -> list[EntryResult]:
         # Between steps this thread may have changed weights.
         self._stream.wait_for(self._usual.mark())
         for digest in _digests(batch):
@@ -83,17 +84,17 @@ class DeviceRunner(ModelRunner):
                 arrival.awaited_by(self._stream)
         try:
             with self._stream.use():
-                return super().run(batch)
+                return super().run(batch, meanwhile)
         except BaseException:
             # What it was given may still be read, and the next step writes there.
             self._stream.mark().wait()
             raise
 
-    def _run(self, batch: ScheduledBatch, fused: Fused) -> list[EntryResult]:
+    def _run(self, batch: ScheduledBatch, fused: Fused, meanwhile: Meanwhile) -> list[EntryResult]:
         pairs = token_pairs(batch, self.resident, HOST, fused)
         results = {id(entry): EntryResult() for entry in batch.entries}
         rows = logit_rows(batch)
-        for own in self._compute(batch, pairs, rows):
+        for own in self._compute(batch, pairs, rows, meanwhile):
             for values, row in zip(self._land(own), own.rows, strict=True):
                 self._read(values, row, results[id(row.entry)])
         if not rows:  # a step is over when it is done, and then its numbers may be overwritten
@@ -101,15 +102,24 @@ class DeviceRunner(ModelRunner):
         return list(results.values())
 
     def _compute(
-        self, batch: ScheduledBatch, pairs: TokenPairs | None, rows: Sequence[LogitRow]
+        self,
+        batch: ScheduledBatch,
+        pairs: TokenPairs | None,
+        rows: Sequence[LogitRow],
+        meanwhile: Meanwhile,
     ) -> Iterator[_Rows]:
-        """Chunks of `rows`, whose numbers last until the next one is asked for."""
+        """Chunks of `rows`, whose numbers last until the next one is asked for.
+
+        What is done meanwhile begins when the device has been told all that can be told at once.
+        """
         if (computed := self._decoding.run(batch, pairs)) is not None:
+            meanwhile()
             if rows:
                 yield _Rows(rows, [row.row for row in rows], computed)
             return
         step = self._sent(build_step(batch, self.page_size, pairs, HOST))
         hidden = self.model.forward(step, self.cache)
+        meanwhile()
         for at in range(0, len(rows), LOGIT_ROWS_AT_ONCE):
             chunk = rows[at : at + LOGIT_ROWS_AT_ONCE]
             logits = self._logits(hidden[at : at + len(chunk)], step, chunk)

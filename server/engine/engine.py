@@ -19,6 +19,7 @@ from server.engine.scheduled import ScheduledBatch, ScheduledSequence
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import FinishReason, GenerationRequest, Sequence, TokenLogprobs
 from server.engine.stats import EngineStats
+from server.kernels.stacked import Meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +93,15 @@ class Engine:
             return None
         return self._end(tracked, SequenceOutput(request_id), FinishReason.ABORT)
 
-    def step(self) -> list[SequenceOutput]:
-        """Compute one batch; the outputs of every request that moved."""
+    def step(self, meanwhile: Meanwhile = lambda: None) -> list[SequenceOutput]:
+        """Compute one batch; the outputs of every request that moved.
+
+        `meanwhile` is called when the long computation begins, if it does.
+        """
         batch = self.scheduler.schedule()
         started = self._clock()
         try:
-            results = self._runner.run(batch)
+            results = self._runner.run(batch, meanwhile)
         except Exception as error:
             return [self._fail(self._live[e.sequence.request_id], error) for e in batch.entries]
         self.scheduler.pace.note(batch.num_tokens, self._clock() - started)

@@ -126,7 +126,8 @@ class EngineLoop:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
-        self._tickets: dict[str, _Ticket] = {}  # only the engine's thread touches it
+        self._tickets: dict[str, _Ticket] = {}  # only the engine's thread touches these
+        self._ready: list[_Delivery] = []  # handed over while the next step computes
         self._is_stopping = threading.Event()
         self._submitting = threading.Lock()  # no request slips in while the thread ends
         self._has_begun = threading.Event()
@@ -182,7 +183,9 @@ class EngineLoop:
                 for command in self._take_commands(wait=not self._engine.has_work):
                     self._obey(command)
                 if self._engine.has_work:
-                    self._deliver(self._engine.step())
+                    outputs = self._engine.step(meanwhile=self._hand_over_ready)
+                    self._hand_over_ready()
+                    self._deliver(outputs)
         except Exception:
             logger.exception("the engine stopped: this is a defect")
         finally:
@@ -190,6 +193,8 @@ class EngineLoop:
 
     def _take_commands(self, *, wait: bool) -> Iterator[_Command]:
         """Every command that is there; with `wait`, at least one."""
+        if wait:
+            self._hand_over_ready()
         while wait or not self._commands.empty():
             yield self._commands.get()
             wait = False
@@ -213,7 +218,15 @@ class EngineLoop:
             self._tickets[request.request_id] = ticket
 
     def _deliver(self, outputs: Iterable[SequenceOutput]) -> None:
-        _hand_over([self._delivery(output) for output in outputs])
+        """Have outputs handed over as soon as this thread needs the interpreter no more.
+
+        Else whoever is woken by them would take it, and the next step begin later.
+        """
+        self._ready += [self._delivery(output) for output in outputs]
+
+    def _hand_over_ready(self) -> None:
+        ready, self._ready = self._ready, []
+        _hand_over(ready)
 
     def _delivery(self, output: SequenceOutput) -> _Delivery:
         """Whose an output is. With the last one, adapters are let go."""
@@ -227,6 +240,7 @@ class EngineLoop:
         """Nobody waits for an engine that is gone. Asks nothing of it: it may be broken."""
         with self._submitting:
             self._is_stopping.set()
+        self._hand_over_ready()
         for command in self._take_commands(wait=False):
             if isinstance(command, _Submission):
                 command.ticket.close(EngineStopped())

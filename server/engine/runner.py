@@ -15,6 +15,7 @@ from server.engine.fuser import Fuser
 from server.engine.sampler import LogitsRow, SampledToken, rows_of, sample, token_logprobs
 from server.engine.scheduled import ScheduledBatch
 from server.engine.sequence import TokenLogprobs
+from server.kernels.stacked import Meanwhile
 from server.model.kv_cache import KVCache
 from server.model.phi3 import Phi3
 from server.model.step import Step
@@ -33,8 +34,9 @@ class EntryResult:
 class Runner(Protocol):
     """Computes a batch. Sequences are read, never written."""
 
-    def run(self, batch: ScheduledBatch) -> list[EntryResult]:
-        """One result per entry, in order."""
+    def run(self, batch: ScheduledBatch, meanwhile: Meanwhile) -> list[EntryResult]:
+        """One result per entry, in order. `meanwhile` is called when the long computation begins;
+        where there is none it may not be."""
 
 
 class ModelRunner:
@@ -59,30 +61,30 @@ class ModelRunner:
         self.fuser = fuser
 
     @torch.inference_mode()
-    def run(self, batch: ScheduledBatch) -> list[EntryResult]:
+    def run(self, batch: ScheduledBatch, meanwhile: Meanwhile = lambda: None) -> list[EntryResult]:
         if self.fuser is None:
-            return self._run(batch, UNFUSED)
+            return self._run(batch, UNFUSED, meanwhile)
         try:
             fused = self.fuser.prepare(batch)
         except Exception as error:
-            return self._run_beside_base(batch, self.fuser.undo(), error)
-        return self._run(batch, fused)
+            return self._run_beside_base(batch, self.fuser.undo(), error, meanwhile)
+        return self._run(batch, fused, meanwhile)
 
     def _run_beside_base(
-        self, batch: ScheduledBatch, unfused: Fused, error: Exception
+        self, batch: ScheduledBatch, unfused: Fused, error: Exception, meanwhile: Meanwhile
     ) -> list[EntryResult]:
         """What must be fused could not be: those that want it fail, all others are computed."""
         others = tuple(entry for entry in batch.entries if not entry.sequence.is_fused)
-        computed = iter(self._run(ScheduledBatch(others), unfused) if others else ())
+        computed = iter(self._run(ScheduledBatch(others), unfused, meanwhile) if others else ())
         return [
             EntryResult(error=error) if entry.sequence.is_fused else next(computed)
             for entry in batch.entries
         ]
 
-    def _run(self, batch: ScheduledBatch, fused: Fused) -> list[EntryResult]:
+    def _run(self, batch: ScheduledBatch, fused: Fused, meanwhile: Meanwhile) -> list[EntryResult]:
         pairs = token_pairs(batch, self.resident, self.device, fused)
         step = build_step(batch, self.page_size, pairs, self.device)
-        hidden = self.model.forward(step, self.cache)
+        hidden = self.model.forward(step, self.cache, meanwhile)
         results = {id(entry): EntryResult() for entry in batch.entries}
         rows = logit_rows(batch)
         for at in range(0, len(rows), LOGIT_ROWS_AT_ONCE):

@@ -5,7 +5,7 @@ and whoever calls holds the interpreter's lock between them, for which the web s
 makes wait. The result is that of the single operations, to the bit.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -62,6 +62,9 @@ class FixedPairs(Protocol):
     def coefficients(self) -> Tensor: ...
 
 
+Meanwhile = Callable[[], None]  # what is to be begun when a step's long computation begins
+
+
 class Stack(Protocol):
     """The layers of a model, on one cache."""
 
@@ -72,8 +75,10 @@ class Stack(Protocol):
         rope: tuple[Tensor, Tensor],
         batch: AttentionBatch,
         pairs: FixedPairs | None,
+        meanwhile: Meanwhile,
     ) -> bool:
-        """Put `hidden [T, n]` through the first `count` layers, in place.
+        """Put `hidden [T, n]` through the first `count` layers, in place; `meanwhile` is called
+        first, when nothing else is left to do.
 
         False, with nothing done, where a step is not one to be computed so.
         """

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from server.kernels.interface import Kernels
-from server.kernels.stacked import LayerForm, Stack, StackingKernels
+from server.kernels.stacked import LayerForm, Meanwhile, Stack, StackingKernels
 from server.model.config import ModelConfig
 from server.model.kv_cache import KVCache
 from server.model.step import Step, StepPairs
@@ -42,15 +42,18 @@ class Phi3:
             del linears[HEAD]
         return linears
 
-    def forward(self, step: Step, cache: KVCache) -> Tensor:
+    def forward(self, step: Step, cache: KVCache, meanwhile: Meanwhile = lambda: None) -> Tensor:
         """Final normed hidden states `[n, hidden]` of the rows that the step wants.
 
-        The keys and values of all its tokens go to `cache`.
+        The keys and values of all its tokens go to `cache`. `meanwhile` is called once, just before
+        the layers are computed.
         """
         hidden, pairs = self.kernels.embed(step.token_ids, self.weights.embed), step.pairs
         rope = self._rope.cos_sin(step.positions, step.rope_regimes, hidden.dtype)
         last = len(self.weights.layers) - 1
-        done = self._run_stacked(hidden, rope, step, cache)
+        done = self._run_stacked(hidden, rope, step, cache, meanwhile)
+        if not done:
+            meanwhile()
         for index, layer in enumerate(self.weights.layers[done:], done):
             normed = self._norm(hidden, layer.input_norm)
             mixed = self._attention(index, layer, normed, rope, step, cache)
@@ -63,7 +66,12 @@ class Phi3:
         return self._norm(hidden, self.weights.norm)
 
     def _run_stacked(
-        self, hidden: Tensor, rope: tuple[Tensor, Tensor], step: Step, cache: KVCache
+        self,
+        hidden: Tensor,
+        rope: tuple[Tensor, Tensor],
+        step: Step,
+        cache: KVCache,
+        meanwhile: Meanwhile,
     ) -> int:
         """Put `hidden` through as many layers as are computed in one call; how many those are."""
         stack = self._stack_on(cache)
@@ -71,7 +79,8 @@ class Phi3:
         if stack is None or not count or (step.pairs is not None and step.pairs.fixed is None):
             return 0
         pairs = None if step.pairs is None else step.pairs.fixed
-        return count if stack.run(count, hidden, rope, step.attention, pairs) else 0
+        is_done = stack.run(count, hidden, rope, step.attention, pairs, meanwhile)
+        return count if is_done else 0
 
     def _stack_on(self, cache: KVCache) -> Stack | None:
         """All layers with `cache`; those of the latest one are kept."""

@@ -27,6 +27,7 @@ from server.engine.errors import StepFailed
 from server.engine.runner import EntryResult
 from server.engine.scheduled import ScheduledBatch
 from server.engine.sequence import FinishReason
+from server.kernels.stacked import Meanwhile
 from server.model.step import Step
 
 PROMPT = [20, 21, 22, 23, 24, 25, 26]
@@ -148,7 +149,7 @@ def test_text_that_outgrows_the_short_rope_is_that_of_its_own_length(
 class BrokenRunner:
     """Fails while a request named "bad" is in the batch."""
 
-    def run(self, batch: ScheduledBatch) -> list[EntryResult]:
+    def run(self, batch: ScheduledBatch, meanwhile: Meanwhile = lambda: None) -> list[EntryResult]:
         if any(entry.sequence.request_id == "bad" for entry in batch.entries):
             raise RuntimeError("out of memory")
         return [EntryResult() for _ in batch.entries]

@@ -18,6 +18,7 @@ from server.engine.loop import EngineLoop, OutputStream
 from server.engine.runner import EntryResult
 from server.engine.scheduled import ScheduledBatch
 from server.engine.sequence import FinishReason
+from server.kernels.stacked import Meanwhile
 
 DEADLINE_S = 20
 
@@ -31,7 +32,8 @@ class GatedRunner(FakeRunner):
         self.gate.set()
         self.steps_until_shut: int | None = None
 
-    def run(self, batch: ScheduledBatch) -> list[EntryResult]:
+    def run(self, batch: ScheduledBatch, meanwhile: Meanwhile = lambda: None) -> list[EntryResult]:
+        meanwhile()
         assert self.gate.wait(DEADLINE_S)
         results = super().run(batch)
         if len(self.batches) == self.steps_until_shut:
@@ -223,7 +225,7 @@ def test_stopping_ends_what_runs_and_refuses_what_comes(setting: Setting) -> Non
 def test_a_defect_in_the_engine_leaves_nobody_waiting(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def defect() -> None:
+    def defect(meanwhile: Meanwhile) -> None:
         raise KeyError("defect")
 
     async def work() -> None:

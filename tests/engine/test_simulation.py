@@ -16,6 +16,7 @@ from server.engine.runner import EntryResult
 from server.engine.sampler import SampledToken
 from server.engine.scheduled import ScheduledBatch, ScheduledSequence
 from server.engine.sequence import FinishReason, GenerationRequest, TokenLogprobs
+from server.kernels.stacked import Meanwhile
 
 VOCABULARY = 50
 COMPOSITIONS = (
@@ -53,7 +54,7 @@ class ChainRunner:
         self.config = config
         self.memory: dict[tuple[int, int], int] = {}
 
-    def run(self, batch: ScheduledBatch) -> list[EntryResult]:
+    def run(self, batch: ScheduledBatch, meanwhile: Meanwhile = lambda: None) -> list[EntryResult]:
         assert 0 < batch.num_tokens <= self.config.max_num_batched_tokens
         assert 0 < len(batch.entries) <= self.config.max_num_seqs
         for entry in batch.entries:

@@ -20,7 +20,7 @@ from server.kernels.cpu.layers import (
 )
 from server.kernels.cpu.operands import NUM_COLUMNS, SEGMENT, CompiledOperand, window_rows
 from server.kernels.interface import AttentionBatch
-from server.kernels.stacked import LINEARS, FixedPairs, Layer, LayerAdapter, LayerForm
+from server.kernels.stacked import LINEARS, FixedPairs, Layer, LayerAdapter, LayerForm, Meanwhile
 
 Numbers = NDArray[np.int64]
 
@@ -61,6 +61,7 @@ class CpuStack:
         rope: tuple[Tensor, Tensor],
         batch: AttentionBatch,
         pairs: FixedPairs | None,
+        meanwhile: Meanwhile,
     ) -> bool:
         deltas = self._deltas(pairs) if self._takes(len(hidden)) else None
         if deltas is None:
@@ -75,6 +76,7 @@ class CpuStack:
             np.array(batch.context_lengths),
         )
         own, shape = self._table[:count], self._shape
+        meanwhile()
         run_layers(own, shape, self._products, hidden.numpy(), places, deltas, self._threads)
         return True
 

@@ -26,9 +26,9 @@ from server.kernels.cpu.vectors import FLOAT, INDEX, LANES, bring, prefetch, sta
 BLOCK = 64  # rows of a weight that a pack holds side by side, column after column
 PANEL = 6  # rows of x that are multiplied at a time: their sums fill a processor's registers
 FEW = 96  # rows of x: of more, oneDNN's products take no longer
-AHEAD = 12  # rows of x: while more are multiplied with a block, a thread's next one is brought near,
+AHEAD = 12  # rows of x: while more are multiplied with a block, what comes next is brought near,
 AHEAD_LINES = 2  # so many lines of memory with every column,
-AHEAD_BYTES = 1 << 18  # but no more than fit beside what is multiplied
+AHEAD_BYTES = 1 << 18  # but no more than fits beside what is multiplied
 DEPTHS = (256, 384, 512, 768, 1024, 1536, 2048)  # that parts of a sum may have
 PROBED = (2, 8, 32)  # rows that are multiplied to learn it,
 REPEATED = 3  # and the last ones so many times: rows of few and of many sum alike

@@ -32,7 +32,7 @@ def call_all(kernels: Kernels) -> None:
     kernels.attention(query, keys, values, batch, scale=1.0, sliding_window=None)
     if isinstance(kernels, StackingKernels):
         stack = kernels.stack([_layer(kernels, keys, values)], LayerForm(1e-5, 1.0, None))
-        stack.run(1, x, (turn, turn), batch, None)
+        stack.run(1, x, (turn, turn), batch, None, lambda: None)
     for dtype in (torch.float32, torch.bfloat16):  # as many bytes as a number may have
         one = torch.ones(1, dtype=dtype)
         for delta in _sparse(one, torch.zeros(1, dtype=torch.int32)):
