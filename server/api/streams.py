@@ -16,16 +16,25 @@ T = TypeVar("T")
 DONE = "data: [DONE]\n\n"
 
 
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
 def sse(data: Mapping[str, Any]) -> str:
     """One event of a text/event-stream. ValueError for a number that JSON cannot hold."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return f"data: {text}\n\n"
+    return f"data: {_JSON.encode(data)}\n\n"
 
 
 async def interleave(
     streams: Sequence[OutputStream],
 ) -> AsyncIterator[tuple[int, SequenceOutput]]:
     """(stream's index, output) as they come. One failing stream ends all; leaving closes all."""
+    if len(streams) == 1:  # with nothing between a step and its reader
+        try:
+            async for output in streams[0]:
+                yield 0, output
+        finally:
+            streams[0].close()
+        return
     outputs: asyncio.Queue[tuple[int, SequenceOutput] | Exception | None] = asyncio.Queue()
 
     async def pump(index: int, stream: OutputStream) -> None:
