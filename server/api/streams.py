@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -24,17 +24,23 @@ def sse(data: Mapping[str, Any]) -> str:
     return f"data: {_JSON.encode(data)}\n\n"
 
 
-async def interleave(
-    streams: Sequence[OutputStream],
-) -> AsyncIterator[tuple[int, SequenceOutput]]:
+def interleave(streams: Sequence[OutputStream]) -> AsyncGenerator[tuple[int, SequenceOutput]]:
     """(stream's index, output) as they come. One failing stream ends all; leaving closes all."""
-    if len(streams) == 1:  # with nothing between a step and its reader
-        try:
-            async for output in streams[0]:
-                yield 0, output
-        finally:
-            streams[0].close()
-        return
+    return _only(*streams) if len(streams) == 1 else _several(streams)
+
+
+async def _only(stream: OutputStream) -> AsyncGenerator[tuple[int, SequenceOutput]]:
+    """The same of one stream, with nothing between it and its reader."""
+    try:
+        async for output in stream:
+            yield 0, output
+    finally:
+        stream.close()
+
+
+async def _several(
+    streams: Sequence[OutputStream],
+) -> AsyncGenerator[tuple[int, SequenceOutput]]:
     outputs: asyncio.Queue[tuple[int, SequenceOutput] | Exception | None] = asyncio.Queue()
 
     async def pump(index: int, stream: OutputStream) -> None:
