@@ -25,7 +25,7 @@ from server.kernels.cpu.vectors import FLOAT, INDEX, LANES, bring, prefetch, sta
 
 BLOCK = 64  # rows of a weight that a pack holds side by side, column after column
 PANEL = 6  # rows of x that are multiplied at a time: their sums fill a processor's registers
-FEW = 96  # rows of x: of more, oneDNN's products take no longer
+FEW = 192  # rows of x: of more, oneDNN's products take no longer
 AHEAD = 12  # rows of x: while more are multiplied with a block, what comes next is brought near,
 AHEAD_LINES = 2  # so many lines of memory with every column,
 AHEAD_BYTES = 1 << 18  # but no more than fits beside what is multiplied
