@@ -7,7 +7,8 @@ So a row's bits depend neither on batch mates nor on how a prompt was cut into c
 
 Single tokens wait for memory, which comes twice as fast in long pieces as in short ones. So where
 a block is a page, and where there are enough of them, one task takes all key heads of its token,
-each page's keys and then its values from end to end.
+each page's keys and then its values from end to end. While one head's keys or values are read, what
+is read next is on its way, across pages too, where processors do not look ahead by themselves.
 """
 
 from typing import Any, NamedTuple
@@ -19,11 +20,10 @@ from server.kernels.cpu.pages import Cache, Task, gather, place
 from server.kernels.cpu.softmax import HIDDEN, Rows, divide, weigh
 from server.kernels.cpu.threads import run_tasks
 from server.kernels.cpu.tiles import multiply, multiply_wide
-from server.kernels.cpu.vectors import LANES, WIDTH, prefetch
+from server.kernels.cpu.vectors import LANES, WIDTH
 
 TILE = 16  # tokens of a task
 MANY = 4  # tasks for each thread, so that none waits long for another
-NEAR = 64  # numbers of the next page that are sent for: what follows comes by itself
 
 
 class Batch(NamedTuple):
@@ -153,39 +153,44 @@ def _divide(output: Any, made: Any, task: Any) -> None:
 
 @compiled
 def _score(weights: Any, own: Any, cache: Any, task: Any, block: Any, start: int) -> None:
-    """The scores of a block; the next one's first lines are sent for."""
+    """The scores of a block. What is read next comes near meanwhile: keys, and then values."""
     rows, size = task.rows, cache.size
     if not cache.is_in_place:
         gather(cache, task, start, block)
-        multiply(weights, 0, WIDTH, own, 0, size, block, 0, WIDTH, rows, size)
+        multiply(weights, 0, WIDTH, own, 0, size, block, 0, WIDTH, rows, size, block, 0)
         return
-    at = place(cache, task, start)
-    if start + WIDTH < task.end:
-        following = place(cache, task, start + WIDTH)
-        prefetch(cache.keys, following, NEAR)
-        prefetch(cache.values, following, NEAR)
+    at, keys = place(cache, task, start), cache.keys
     for head in range(task.heads):
-        row, b = head * rows, at + head * size * WIDTH
-        multiply(
-            weights, row * WIDTH, WIDTH, own, row * size, size, cache.keys, b, WIDTH, rows, size
-        )
+        w, q, b = head * rows * WIDTH, head * rows * size, at + head * size * WIDTH
+        if head + 1 < task.heads:
+            far, far_at = keys, b + size * WIDTH
+        else:
+            far, far_at = cache.values, at
+        multiply(weights, w, WIDTH, own, q, size, keys, b, WIDTH, rows, size, far, far_at)
 
 
 @compiled
 def _mix(sums: Any, weights: Any, cache: Any, task: Any, block: Any, start: int) -> None:
-    """Add the values of a block, as far as there are tokens."""
+    """Add the values of a block, as far as there are tokens. What is read next comes near."""
     rows, depth, size = task.rows, min(WIDTH, task.end - start), cache.size
     if not cache.is_in_place:
         padded = (size + WIDTH - 1) // WIDTH * WIDTH
         for n in range(0, padded, WIDTH):
-            at = WIDTH * size + n
-            multiply(sums, n, padded, weights, 0, WIDTH, block, at, padded, rows, depth)
+            b = WIDTH * size + n
+            multiply(sums, n, padded, weights, 0, WIDTH, block, b, padded, rows, depth, block, b)
         return
-    first, values = place(cache, task, start), cache.values
+    at, values = place(cache, task, start), cache.values
     for head in range(task.heads):
-        w, to, at = head * rows * WIDTH, head * rows * size, first + head * size * WIDTH
+        w, to, b = head * rows * WIDTH, head * rows * size, at + head * size * WIDTH
+        far, far_at = values, b
+        if head + 1 < task.heads:
+            far_at = b + size * WIDTH
+        elif start + WIDTH < task.end:
+            far, far_at = cache.keys, place(cache, task, start + WIDTH)
         wide = size // (2 * WIDTH) * (2 * WIDTH)
         for n in range(0, wide, 2 * WIDTH):
-            multiply_wide(sums, to + n, size, weights, w, WIDTH, values, at + n, size, rows, depth)
+            c, v, near = to + n, b + n, far_at + n * WIDTH
+            multiply_wide(sums, c, size, weights, w, WIDTH, values, v, size, rows, depth, far, near)
         for n in range(wide, size, WIDTH):
-            multiply(sums, to + n, size, weights, w, WIDTH, values, at + n, size, rows, depth)
+            c, v, near = to + n, b + n, far_at + n * WIDTH
+            multiply(sums, c, size, weights, w, WIDTH, values, v, size, rows, depth, far, near)

@@ -13,14 +13,24 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from server.kernels.cpu.compiled import compiled
-from server.kernels.cpu.vectors import INDEX, LANES, VECTOR, broadcast, load, start_of, store
+from server.kernels.cpu.vectors import (
+    INDEX,
+    LANES,
+    VECTOR,
+    bring,
+    broadcast,
+    load,
+    start_of,
+    store,
+)
 
 
 def _tile(rows: int, vectors: int) -> Any:
-    """`tile(c, c_at, c_step, a, a_at, a_step, b, b_at, b_step, depth)`: C += A B.
+    """`tile(c, c_at, c_step, a, a_at, a_step, b, b_at, b_step, depth, far, far_at)`: C += A B.
 
     C `[rows, vectors * LANES]`, A `[rows, depth]` and B `[depth, vectors * LANES]` begin at these
-    elements of flat arrays; their own rows are `_step` elements apart.
+    elements of flat arrays; their own rows are `_step` elements apart. On the way as many numbers
+    as B has are brought near, of the flat array `far`, from `far_at` on.
     """
 
     def tile(
@@ -35,19 +45,29 @@ def _tile(rows: int, vectors: int) -> Any:
         b_at: Any,
         b_step: Any,
         depth: Any,
+        far: Any,
+        far_at: Any,
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            coming = start_of(context, builder, signature.args[10], values[10], values[11])
+
+            def bring_row(k: Any) -> None:
+                first = builder.mul(k, ir.Constant(INDEX, vectors * LANES))
+                for column in range(0, vectors * LANES, LANES):
+                    place = builder.add(first, ir.Constant(INDEX, column))
+                    bring(builder, builder.gep(coming, [place]))
+
             def matrix(array: int, column: int = 0) -> Matrix:
                 kind, (at, step) = signature.args[array], values[array + 1 : array + 3]
                 at = builder.add(at, ir.Constant(INDEX, column))
                 return Matrix(start_of(context, builder, kind, values[array], at), step)
 
             parts = [matrix(6, vector * LANES) for vector in range(vectors)]
-            accumulate(builder, rows, matrix(0), matrix(3), parts, values[9])
+            accumulate(builder, rows, matrix(0), matrix(3), parts, values[9], bring_row)
             return context.get_dummy_value()
 
         i = types.int64
-        return types.void(c, i, i, a, i, i, b, i, i, i), generate
+        return types.void(c, i, i, a, i, i, b, i, i, i, far, i), generate
 
     return intrinsic(tile)
 
@@ -130,25 +150,30 @@ def multiply(
     b_step: int,
     rows: int,
     depth: int,
+    far: Any,
+    far_at: int,
 ) -> None:
-    """C `[rows, WIDTH]` += A `[rows, depth]` B `[depth, WIDTH]`, flat arrays; depth > 0."""
+    """C `[rows, WIDTH]` += A `[rows, depth]` B `[depth, WIDTH]`, flat arrays; depth > 0.
+
+    As many numbers as B has are brought near meanwhile, of `far` from `far_at` on.
+    """
     row = 0
     while row < rows:
         left, to, at = rows - row, c_at + row * c_step, a_at + row * a_step
         if left >= 8:
-            _of_8(c, to, c_step, a, at, a_step, b, b_at, b_step, depth)
+            _of_8(c, to, c_step, a, at, a_step, b, b_at, b_step, depth, far, far_at)
             row += 8
         elif left >= 4:
-            _of_4(c, to, c_step, a, at, a_step, b, b_at, b_step, depth)
+            _of_4(c, to, c_step, a, at, a_step, b, b_at, b_step, depth, far, far_at)
             row += 4
         elif left == 3:
-            _of_3(c, to, c_step, a, at, a_step, b, b_at, b_step, depth)
+            _of_3(c, to, c_step, a, at, a_step, b, b_at, b_step, depth, far, far_at)
             row += 3
         elif left == 2:
-            _of_2(c, to, c_step, a, at, a_step, b, b_at, b_step, depth)
+            _of_2(c, to, c_step, a, at, a_step, b, b_at, b_step, depth, far, far_at)
             row += 2
         else:
-            _of_1(c, to, c_step, a, at, a_step, b, b_at, b_step, depth)
+            _of_1(c, to, c_step, a, at, a_step, b, b_at, b_step, depth, far, far_at)
             row += 1
 
 
@@ -165,20 +190,22 @@ def multiply_wide(
     b_step: int,
     rows: int,
     depth: int,
+    far: Any,
+    far_at: int,
 ) -> None:
     """The same for `2 * WIDTH` columns: B's rows are read from end to end."""
     row = 0
     while row < rows:
         left, to, at = rows - row, c_at + row * c_step, a_at + row * a_step
         if left >= 4:
-            _wide_of_4(c, to, c_step, a, at, a_step, b, b_at, b_step, depth)
+            _wide_of_4(c, to, c_step, a, at, a_step, b, b_at, b_step, depth, far, far_at)
             row += 4
         elif left == 3:
-            _wide_of_3(c, to, c_step, a, at, a_step, b, b_at, b_step, depth)
+            _wide_of_3(c, to, c_step, a, at, a_step, b, b_at, b_step, depth, far, far_at)
             row += 3
         elif left == 2:
-            _wide_of_2(c, to, c_step, a, at, a_step, b, b_at, b_step, depth)
+            _wide_of_2(c, to, c_step, a, at, a_step, b, b_at, b_step, depth, far, far_at)
             row += 2
         else:
-            _wide_of_1(c, to, c_step, a, at, a_step, b, b_at, b_step, depth)
+            _wide_of_1(c, to, c_step, a, at, a_step, b, b_at, b_step, depth, far, far_at)
             row += 1
